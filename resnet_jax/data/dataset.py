@@ -1,0 +1,74 @@
+"""The one face of every data set: splits that fetch examples by number and view them on the device.
+
+Two engines stand behind it. *Resident* sets lie whole on the device, so `fetch` has nothing to read
+and the view gathers, crops and flips there. *Streaming* sets are read and decoded on the host by
+`fetch`, and the view normalises and colours on the device. Nothing downstream tells them apart.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+# Host arrays with a leading axis of examples. Always `epoch` and `example` (int32) and `weight`
+# (float32, 0 for padding and unreadable examples); streaming adds `image` (uint8) and `label`.
+Batch = dict[str, np.ndarray]
+
+# (constants, batch, key) -> images (N, H, W, C) float32 and labels (N,) int32. Pure, compiled into
+# the step; `constants` is the split's, `batch` one device's share, `key` the run's own key.
+View = Callable[[Any, Mapping[str, jax.Array], jax.Array], tuple[jax.Array, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Examples 0 … size-1, and how they are seen.
+
+  Attributes:
+    name: train, validation or test.
+    size: Number of examples.
+    constants: Arrays that the view reads, placed once on every device (the images of a resident
+      set, the mean image).
+    fetch: Reads examples on the host: `fetch(epochs, examples)` with two int arrays of shape (N,)
+      gives what the view needs beyond its constants, as a `Batch`. A pure function of its arguments
+      (and of the seed that the data set was opened with), safe to call from several threads.
+    view: What the network is shown; see `View`. The training split's augments, the others' do not.
+  """
+
+  name: str
+  size: int
+  constants: Any
+  fetch: Callable[[np.ndarray, np.ndarray], Batch]
+  view: View
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A data set as training and evaluation see it.
+
+  Attributes:
+    name: Its name in tensorflow-datasets, or digits or synthetic.
+    class_names: The name of each class, in the order of the labels.
+    image_shape: (height, width, channels) of what the views return.
+    splits: By name: train always; validation and test where they exist.
+  """
+
+  name: str
+  class_names: tuple[str, ...]
+  image_shape: tuple[int, int, int]
+  splits: Mapping[str, Split]
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes."""
+    return len(self.class_names)
+
+
+def positions(epochs: np.ndarray, examples: np.ndarray) -> Batch:
+  """The part of a batch that every data set has: which example, in which epoch, with weight 1."""
+  return {
+    "epoch": np.asarray(epochs, np.int32),
+    "example": np.asarray(examples, np.int32),
+    "weight": np.ones(len(examples), np.float32),
+  }
