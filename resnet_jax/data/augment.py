@@ -4,6 +4,8 @@ Each works on one image (H, W, C) and is mapped over a batch with `jax.vmap`. Wh
 epoch e looks like follows from `example_key` alone: not from threads, hosts, devices or restarts.
 """
 
+from collections.abc import Sequence
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -58,8 +60,8 @@ def color_noise(
   key: jax.Array,
   image: jax.Array,
   deviation: float,
-  magnitudes: jax.typing.ArrayLike = ALEXNET_MAGNITUDES,
-  components: jax.typing.ArrayLike = ALEXNET_COMPONENTS,
+  magnitudes: jax.typing.ArrayLike | Sequence[float] = ALEXNET_MAGNITUDES,
+  components: jax.typing.ArrayLike | Sequence[Sequence[float]] = ALEXNET_COMPONENTS,
 ) -> jax.Array:
   """Adds one random colour to a whole image, along the principal components of RGB.
 

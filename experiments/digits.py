@@ -1,0 +1,22 @@
+"""ResNet-20 on scikit-learn's 8x8 digits: the demo.
+
+resnet-jax train --config digits --workdir runs/digits
+"""
+
+from resnet_jax.data import DataConfig, ResidentConfig
+from resnet_jax.models import ModelConfig
+from resnet_jax.training import CheckpointConfig, Config, ScheduleConfig
+
+
+def get_config() -> Config:
+  """The paper's CIFAR recipe, shortened, for pictures of 8x8 pixels."""
+  return Config(
+    model=ModelConfig("resnet20"),
+    data=DataConfig("digits", resident=ResidentConfig(padding=1, flip=False)),
+    schedule=ScheduleConfig(boundaries=("20 epochs", "26 epochs")),
+    batch_size=64,
+    length="30 epochs",
+    log_every="1 epochs",
+    evaluate_every="1 epochs",
+    checkpoint=CheckpointConfig(every="10 epochs"),
+  )

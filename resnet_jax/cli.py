@@ -1,0 +1,240 @@
+"""The front door: parses the command line, calls, prints. The only file that configures JAX."""
+
+import argparse
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from resnet_jax import __version__
+from resnet_jax.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75
+
+_EPILOG = """\
+first steps:
+  resnet-jax train --config digits --workdir runs/digits
+  resnet-jax evaluate --workdir runs/digits --split test
+  resnet-jax report runs/digits --output runs/report
+
+Each command explains itself: resnet-jax COMMAND --help
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Runs one command and exits: 0 done, 2 a mistake of the user's, 75 pre-empted and saved."""
+  parser = _parser()
+  options, rest = parser.parse_known_args(arguments)
+  if rest and options.command is not _train:
+    parser.error(f"unrecognized arguments: {' '.join(rest)}")
+  try:
+    sys.exit(options.command(options, rest))
+  except UserError as error:
+    print(f"resnet-jax: {error}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
+  except KeyboardInterrupt:
+    print("\nresnet-jax: interrupted", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="resnet-jax",
+    description="Deep residual learning in JAX and Flax: train, resume, evaluate, report.",
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("--version", action="version", version=f"resnet_jax {__version__}")
+  commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+  def command(
+    name: str, function: Callable[[argparse.Namespace, list[str]], int], summary: str, more: str
+  ) -> argparse.ArgumentParser:
+    sub = commands.add_parser(
+      name,
+      help=summary,
+      description=f"{summary[0].upper()}{summary[1:]}. {more}",
+      allow_abbrev=False,
+      add_help=name != "train",
+    )
+    sub.set_defaults(command=function)
+    return sub
+
+  train = command(
+    "train",
+    _train,
+    "train a network, or go on where the run in the workdir stopped",
+    "Run the same command again to resume. Fields of the config are replaced by "
+    "--config.FIELD=VALUE; give --config and --help together to see them all.",
+  )
+  train.add_argument("-h", "--help", action="store_true", help="show this message and exit")
+  train.add_argument(
+    "--config",
+    metavar="FILE[:ARG]",
+    help="a Python file whose get_config(ARG) returns a Config, or a built-in experiment "
+    "(digits, cifar10, imagenet)",
+  )
+  train.add_argument("--workdir", metavar="DIR", type=pathlib.Path, help="the run's directory")
+  train.add_argument(
+    "--dry-run",
+    action="store_true",
+    help="resolve the config, compile the step, print what the run takes, and end",
+  )
+  train.set_defaults(parser=train)
+
+  evaluate = command(
+    "evaluate",
+    _evaluate,
+    "measure a run's network on a split, every example once",
+    "The last line is the accuracy.",
+  )
+  evaluate.add_argument("--workdir", metavar="DIR", type=pathlib.Path, required=True)
+  evaluate.add_argument(
+    "--checkpoint",
+    metavar="last|best|STEP",
+    default="last",
+    help="which weights: the last, those of the best validation accuracy, or a step's",
+  )
+  evaluate.add_argument("--split", choices=("validation", "test"), default="validation")
+  evaluate.add_argument("--data-dir", metavar="DIR", help="where the data lies now")
+
+  prepare = command(
+    "prepare",
+    _prepare,
+    "download and prepare a data set through tensorflow-datasets",
+    "Says what has to be downloaded by hand where that is so. Can be run again safely.",
+  )
+  prepare.add_argument("dataset", metavar="DATASET", help="cifar10, imagenet2012, …")
+  prepare.add_argument(
+    "--data-dir", metavar="DIR", help="default: $TFDS_DATA_DIR, or ~/tensorflow_datasets"
+  )
+  prepare.add_argument("--manual-dir", metavar="DIR", help="where archives downloaded by hand lie")
+
+  report = command(
+    "report",
+    _report,
+    "draw the curves of one or more runs",
+    "Writes pictures and a page that shows them.",
+  )
+  report.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=pathlib.Path)
+  report.add_argument("--output", metavar="DIR", type=pathlib.Path, required=True)
+  return parser
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> int:
+  from resnet_jax.run.config import load_config, override_config
+
+  for argument in rest:
+    if argument.startswith("-") and not argument.startswith("--config."):
+      options.parser.error(f"unrecognized argument: {argument}")
+  if options.help:
+    options.parser.print_help()
+    if not options.config:
+      return 0
+    rest = [*rest, "--help"]
+    print()
+  elif not options.config or not options.workdir:
+    options.parser.error("--config and --workdir are required")
+  _configure_jax()
+  from resnet_jax.training.config import CHANGEABLE, Config
+
+  config = override_config(load_config(options.config, Config), rest, "resnet-jax train")
+  from resnet_jax.run.environment import record_environment
+  from resnet_jax.run.workdir import claim, locked
+  from resnet_jax.training.build import build_run
+  from resnet_jax.training.dry_run import describe_run
+  from resnet_jax.training.loop import fit
+
+  run = build_run(config)
+  if options.dry_run:
+    print(describe_run(run))
+    return 0
+  with locked(options.workdir):
+    claim(options.workdir, config, CHANGEABLE)
+    record_environment(options.workdir)
+    preempted = _Preempted()
+    fit(run, options.workdir, preempted)
+  if preempted():
+    print("resnet-jax: saved after SIGTERM; run the same command to go on", file=sys.stderr)
+    return EXIT_PREEMPTED
+  return 0
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
+  del rest
+  _configure_jax()
+  import dataclasses
+
+  from resnet_jax.evaluation.accuracy import Evaluator
+  from resnet_jax.run.workdir import read_config
+  from resnet_jax.training.build import build_run
+  from resnet_jax.training.config import Config
+  from resnet_jax.training.restore import restore_variables
+
+  config = read_config(options.workdir, Config)
+  if options.data_dir:
+    config = dataclasses.replace(
+      config, data=dataclasses.replace(config.data, data_dir=options.data_dir)
+    )
+  run = build_run(config)
+  splits = run.dataset.splits
+  if options.split not in splits:
+    raise UserError(f"{run.dataset.name} has no {options.split} split here: {', '.join(splits)}")
+  step, variables = restore_variables(run, options.workdir, options.checkpoint)
+  print(
+    f"{config.model.name} after step {step} of {options.workdir} on the {options.split} split of "
+    f"{run.dataset.name}"
+  )
+  values = Evaluator(run.model, splits[options.split], config.evaluation_batch_size, run.key)(
+    variables
+  )
+  for name, value in values.items():
+    print(f"{name.replace('_', ' ')}: {value:.4f}" if name != "examples" else f"examples: {value}")
+  print(f"{options.split} accuracy: {values['accuracy']:.2%}")
+  return 0
+
+
+def _prepare(options: argparse.Namespace, rest: list[str]) -> int:
+  del rest
+  from resnet_jax.data.prepare import prepare
+
+  prepare(options.dataset, options.data_dir, manual_dir=options.manual_dir)
+  return 0
+
+
+def _report(options: argparse.Namespace, rest: list[str]) -> int:
+  del rest
+  from resnet_jax.analysis.report import write_report
+
+  print(write_report(options.workdirs, options.output))
+  return 0
+
+
+def _configure_jax() -> None:
+  """Settings of the process, which no import of the package makes."""
+  import jax
+
+  default = pathlib.Path("~/.cache/resnet_jax/compilations").expanduser()
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", str(default))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+class _Preempted:
+  """Whether SIGTERM has come; from then on a second one ends the process at once."""
+
+  def __init__(self) -> None:
+    self._received = False
+    signal.signal(signal.SIGTERM, self._receive)
+
+  def __call__(self) -> bool:
+    return self._received
+
+  def _receive(self, signum: int, frame: FrameType | None) -> None:
+    del frame
+    self._received = True
+    signal.signal(signum, signal.SIG_DFL)

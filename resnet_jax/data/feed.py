@@ -1,0 +1,85 @@
+"""Batches of a split on the host, in training order or once through for evaluation."""
+
+import collections
+import concurrent.futures
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from resnet_jax.data.dataset import Batch, Split
+from resnet_jax.data.order import training_positions
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def training_batches(
+  split: Split, seed: int, batch_size: int, first_step: int, host: int = 0, hosts: int = 1
+) -> Iterator[Batch]:
+  """The endless training stream from a step on.
+
+  Args:
+    split: What to read.
+    seed: The run's seed.
+    batch_size: Examples in a global batch, a multiple of `hosts`.
+    first_step: Step of the first batch, so a run that resumes passes the steps it has done.
+    host: Number of this process; it gets the host-th of `hosts` consecutive parts of each batch.
+    hosts: Number of processes.
+  """
+  share = batch_size // hosts
+  step = first_step
+  while True:
+    first = step * batch_size + host * share
+    yield split.fetch(*training_positions(seed, split.size, first, share))
+    step += 1
+
+
+def evaluation_batches(
+  split: Split, batch_size: int, host: int = 0, hosts: int = 1
+) -> Iterator[Batch]:
+  """Every example once, in order; the last batch is filled up with zeros.
+
+  Batches have one array more, `real` (N,) float32: 1 for an example and 0 for filling. All hosts
+  get the same number of batches, so none waits for another at the end.
+  """
+  share = batch_size // hosts
+  for start in range(0, split.size, batch_size):
+    first = min(start + host * share, split.size)
+    examples = np.arange(first, min(first + share, split.size), dtype=np.int32)
+    # A host with nothing left still needs arrays of the right shapes: it reads the last example.
+    some = examples if len(examples) else np.array([split.size - 1], np.int32)
+    batch = split.fetch(np.zeros_like(some), some)
+    batch["real"] = np.ones(len(some), np.float32)
+    yield {name: _fill(array[: len(examples)], share) for name, array in batch.items()}
+
+
+def prefetch(
+  batches: Iterator[T], place: Callable[[T], U], depth: int = 2
+) -> Generator[U, None, None]:
+  """Reads and places `depth` batches ahead in a thread, so that neither waits for the step.
+
+  What the thread raises is raised here, in its turn.
+
+  Args:
+    batches: Host batches.
+    place: Puts one on the devices.
+    depth: Batches in flight.
+  """
+  end = object()
+
+  def produce() -> object:
+    batch = next(batches, end)
+    return end if batch is end else place(batch)  # type: ignore[arg-type]
+
+  with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="prefetch") as worker:
+    pending = collections.deque(worker.submit(produce) for _ in range(depth))
+    while (batch := pending.popleft().result()) is not end:
+      pending.append(worker.submit(produce))
+      yield batch  # type: ignore[misc]
+
+
+def _fill(array: np.ndarray, length: int) -> np.ndarray:
+  """Zeros behind an array, up to a length."""
+  missing = length - len(array)
+  return np.pad(array, ((0, missing), *((0, 0),) * (array.ndim - 1))) if missing else array

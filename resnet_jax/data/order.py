@@ -1,0 +1,45 @@
+"""In which order a run sees its examples: one endless sequence, addressed by position.
+
+Position p = step * batch_size + j lies in epoch p // size, and every epoch is a permutation of the
+examples that depends on (seed, epoch) alone. So batches straddle epochs and nothing is dropped, a
+run that resumes needs to know its step and nothing else, and the order is the same on any number of
+hosts and devices.
+"""
+
+import functools
+
+import numpy as np
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
+  """A permutation of 0 … size-1, int32, by sorting the words of a counter-based generator.
+
+  NumPy guarantees Philox's raw words for all versions, which it does not for `permutation`.
+  """
+  words = np.random.Philox(key=[seed % 2**64, epoch]).random_raw(size)
+  order = np.argsort(words, kind="stable").astype(np.int32)
+  order.flags.writeable = False
+  return order
+
+
+def training_positions(
+  seed: int, size: int, first: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Which examples stand at positions first … first + count - 1 of the training sequence.
+
+  Args:
+    seed: The run's seed.
+    size: Number of training examples.
+    first: First position.
+    count: Number of positions.
+
+  Returns:
+    Epochs and examples, each (count,) int32.
+  """
+  epochs, places = np.divmod(np.arange(first, first + count, dtype=np.int64), size)
+  examples = np.empty(count, np.int32)
+  for epoch in np.unique(epochs):
+    here = epochs == epoch
+    examples[here] = epoch_order(seed, int(epoch), size)[places[here]]
+  return epochs.astype(np.int32), examples

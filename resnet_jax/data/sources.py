@@ -1,0 +1,129 @@
+"""Opening a data set by name."""
+
+import importlib.resources
+import json
+import zipfile
+
+import numpy as np
+
+from resnet_jax.data.config import DataConfig
+from resnet_jax.data.dataset import Dataset
+from resnet_jax.data.prepared import prepared_dir
+from resnet_jax.data.resident import Arrays, resident_dataset
+from resnet_jax.data.streaming import streaming_dataset
+from resnet_jax.errors import UserError
+
+IN_MEMORY = ("cifar10", "cifar100")
+STREAMED = ("imagenet2012",)
+DATASETS = ("digits", *IN_MEMORY, *STREAMED, "synthetic")
+
+
+def open_dataset(config: DataConfig, seed: int) -> Dataset:
+  """Opens the data set that a config names.
+
+  Args:
+    config: The data section of a config.
+    seed: The run's seed, of which the host's random crops are a function.
+
+  Raises:
+    UserError: It is unknown, not prepared, or cannot be split as asked.
+  """
+  if config.dataset == "digits":
+    _refuse_held_out(config)
+    return resident_dataset("digits", digits(), [str(digit) for digit in range(10)], config)
+  if config.dataset == "synthetic":
+    _refuse_held_out(config)
+    names = [f"class {label}" for label in range(config.synthetic.num_classes)]
+    return resident_dataset("synthetic", synthetic(config, seed), names, config)
+  if config.dataset in IN_MEMORY:
+    arrays, class_names = load_images(config.data_dir, config.dataset)
+    return resident_dataset(config.dataset, hold_out(arrays, config), class_names, config)
+  if config.dataset in STREAMED:
+    return streaming_dataset(config, seed)
+  raise UserError(f"unknown data set {config.dataset!r}: choose one of {', '.join(DATASETS)}")
+
+
+def digits() -> dict[str, Arrays]:
+  """scikit-learn's 1,797 handwritten digits of 8x8 pixels, from the UCI repository.
+
+  The split (1,257 / 180 / 360, stratified by class) is a file of this package, so that it cannot
+  drift with a library's version.
+
+  Returns:
+    Images (N, 8, 8, 1) uint8 on the scale [0, 255] and labels (N,) of train, validation, test.
+  """
+  from sklearn.datasets import load_digits
+
+  data = load_digits()
+  images = np.rint(data.images[..., None] * (255 / 16)).astype(np.uint8)
+  split = json.loads(
+    importlib.resources.files(__package__).joinpath("digits_split.json").read_text()
+  )
+  return {name: (images[indices], data.target[indices]) for name, indices in split.items()}
+
+
+def synthetic(config: DataConfig, seed: int) -> dict[str, Arrays]:
+  """Uniform random pixels and labels of the sizes that `config.synthetic` gives."""
+  size, generator = config.synthetic, np.random.default_rng(seed)
+  shape = (size.image_size, size.image_size, 3)
+  return {
+    name: (
+      generator.integers(0, 256, (examples, *shape), np.uint8),
+      generator.integers(0, size.num_classes, examples),
+    )
+    for name, examples in (
+      ("train", size.train_examples),
+      ("validation", size.validation_examples),
+      ("test", size.validation_examples),
+    )
+  }
+
+
+def load_images(data_dir: str | None, dataset: str) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+  """Reads what `resnet-jax prepare` wrote of a set that fits in memory; needs no TensorFlow.
+
+  Returns:
+    Images (N, H, W, 3) uint8 and labels (N,) int32 of train and test, in the official order, and
+    the class names.
+
+  Raises:
+    UserError: It has not been prepared, or the file is damaged.
+  """
+  path = prepared_dir(data_dir, dataset) / "images.npz"
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {
+        split: (file[f"{split}_images"], file[f"{split}_labels"]) for split in ("train", "test")
+      }
+      return arrays, tuple(str(name) for name in file["class_names"])
+  except FileNotFoundError:
+    where = f" --data-dir {data_dir}" if data_dir else ""
+    raise UserError(
+      f"{dataset} is not prepared: {path} does not exist; run `resnet-jax prepare {dataset}{where}`"
+    ) from None
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    raise UserError(f"{path} is damaged ({error}): delete it and prepare {dataset} again") from None
+
+
+def hold_out(arrays: dict[str, Arrays], config: DataConfig) -> dict[str, Arrays]:
+  """Splits the last `config.held_out` training examples off for validation."""
+  images, labels = arrays["train"]
+  if not 0 <= config.held_out < len(images):
+    raise UserError(
+      f"data.held_out={config.held_out}: {config.dataset} has {len(images)} training examples; "
+      "hold out fewer"
+    )
+  if config.held_out == 0:
+    return arrays
+  kept = len(images) - config.held_out
+  return arrays | {
+    "train": (images[:kept], labels[:kept]),
+    "validation": (images[kept:], labels[kept:]),
+  }
+
+
+def _refuse_held_out(config: DataConfig) -> None:
+  if config.held_out:
+    raise UserError(
+      f"data.held_out={config.held_out}: {config.dataset} has a validation split; set it to 0"
+    )

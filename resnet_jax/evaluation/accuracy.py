@@ -1,0 +1,92 @@
+"""Loss and accuracy over a whole split: every example exactly once."""
+
+import collections
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from resnet_jax import devices
+from resnet_jax.data.dataset import Split, View
+from resnet_jax.data.feed import evaluation_batches, prefetch
+from resnet_jax.evaluation.metrics import MetricSums, metric_sums, summarize
+
+
+def make_evaluation_step(
+  view: View, model: nn.Module, axis_name: str | None = None
+) -> Callable[[Any, Any, Mapping[str, jax.Array], jax.Array], tuple[MetricSums, jax.Array]]:
+  """The pure function that measures one batch.
+
+  Args:
+    view: What the network is shown.
+    model: A Linen module; called with `train=False` it gives logits.
+    axis_name: The mapped axis that the batch is spread over, or None.
+
+  Returns:
+    `step(variables, constants, batch, key)` -> sums over the global batch, and how many examples it
+    held, unreadable ones included; `batch` holds `weight` and `real`, each (N,), beside what the
+    view needs.
+  """
+
+  def step(
+    variables: Any, constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
+  ) -> tuple[MetricSums, jax.Array]:
+    images, labels = view(constants, batch, key)
+    logits: Any = model.apply(variables, images, train=False)
+    result = metric_sums(logits, labels, batch["weight"]), batch["real"].sum()
+    return result if axis_name is None else jax.lax.psum(result, axis_name)
+
+  return step
+
+
+class Evaluator:
+  """Measures variables on a split, on all devices; compiles once."""
+
+  def __init__(self, model: nn.Module, split: Split, batch_size: int, key: jax.Array):
+    """Places the split's constants.
+
+    Args:
+      model: A Linen module.
+      split: What to measure on; its view should not be random.
+      batch_size: Examples at a time over all devices, rounded up to a multiple of them.
+      key: The run's key.
+    """
+    count = jax.device_count()
+    self._split = split
+    self._batch_size = -(-min(batch_size, split.size) // count) * count
+    self._constants = devices.replicate(split.constants)
+    self._key = devices.replicate(key)
+    step = make_evaluation_step(split.view, model, devices.AXIS)
+    self._step = devices.parallelize(step, batch_argument=2, arguments=4)
+
+  def __call__(self, variables: Any) -> dict[str, float]:
+    """Loss, accuracy and count over the split.
+
+    Args:
+      variables: `params` and `batch_stats`, replicated.
+
+    Returns:
+      As `metrics.summarize`; `unreadable` too where examples could not be decoded, which then count
+      neither as right nor as wrong.
+
+    Raises:
+      RuntimeError: Some example was not seen, or seen twice.
+    """
+    host, hosts = jax.process_index(), jax.process_count()
+    batches = evaluation_batches(self._split, self._batch_size, host, hosts)
+    totals = np.zeros(5, np.float64)
+    pending: collections.deque[Any] = collections.deque()
+    for batch in prefetch(batches, devices.shard):
+      pending.append(self._step(variables, self._constants, batch, self._key))
+      if len(pending) > 2:  # wait for an earlier batch only, so that the devices stay busy
+        totals += jax.tree.leaves(jax.device_get(pending.popleft()))
+    for results in pending:
+      totals += jax.tree.leaves(jax.device_get(results))
+    seen = round(totals[4])
+    if seen != self._split.size:
+      raise RuntimeError(f"saw {seen} of {self._split.size} examples of {self._split.name}")
+    summary = summarize(MetricSums(*totals[:4]))
+    unreadable = seen - round(summary["examples"])
+    return summary | ({"unreadable": unreadable} if unreadable else {})

@@ -1,0 +1,93 @@
+"""Loss and accuracy of logits, and sums of them that add up over batches and devices."""
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """The negative log-likelihood of each label, in nats.
+
+  Args:
+    logits: (N, C) float; computed in float32 or wider.
+    labels: (N,) int.
+
+  Returns:
+    (N,).
+  """
+  chex.assert_rank([logits, labels], [2, 1])
+  wide = jnp.promote_types(logits.dtype, jnp.float32)
+  return optax.softmax_cross_entropy_with_integer_labels(logits.astype(wide), labels)
+
+
+def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+  """Whether the label is among the k largest logits.
+
+  Of equal logits the one of the smaller class comes first, as in `argmax`; a label whose logit is
+  not a number is never among them.
+
+  Args:
+    logits: (N, C) float.
+    labels: (N,) int.
+    k: How many; with k >= C all labels are.
+
+  Returns:
+    (N,) bool.
+  """
+  chex.assert_rank([logits, labels], [2, 1])
+  label = labels[:, None]
+  own = jnp.take_along_axis(logits, label, axis=1)
+  classes = jnp.arange(logits.shape[1])
+  behind = (logits < own) | ((logits == own) & (classes > label))
+  rank = logits.shape[1] - 1 - behind.sum(1)
+  return (rank < k) & jnp.isfinite(own[:, 0])
+
+
+@flax.struct.dataclass
+class MetricSums:
+  """Sums over examples, each scalar float32 or wider.
+
+  Attributes:
+    loss: Of weight times cross-entropy.
+    top1: Of the weights of the examples whose label has the largest logit.
+    top5: Of the weights of the examples whose label is among the five largest logits.
+    weight: Of the weights: with weights 0 and 1, the number of examples.
+  """
+
+  loss: jax.Array
+  top1: jax.Array
+  top5: jax.Array
+  weight: jax.Array
+
+
+def metric_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> MetricSums:
+  """The sums of one batch.
+
+  Args:
+    logits: (N, C) float.
+    labels: (N,) int.
+    weights: (N,) float; an example of weight 0 contributes nothing, whatever its logits.
+  """
+
+  def total(values: jax.Array) -> jax.Array:
+    return jnp.where(weights > 0, weights * values, 0).sum()
+
+  return MetricSums(
+    loss=total(cross_entropy(logits, labels)),
+    top1=total(in_top_k(logits, labels, 1)),
+    top5=total(in_top_k(logits, labels, 5)),
+    weight=weights.sum(),
+  )
+
+
+def summarize(sums: MetricSums) -> dict[str, float]:
+  """Means from sums: `loss`, `accuracy`, `top5_accuracy` in [0, 1], and the number `examples`."""
+  weight = float(sums.weight)
+  return {
+    "loss": float(sums.loss) / weight,
+    "accuracy": float(sums.top1) / weight,
+    "top5_accuracy": float(sums.top5) / weight,
+    "examples": round(weight),
+  }

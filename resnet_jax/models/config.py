@@ -1,0 +1,41 @@
+"""Which network a run trains: the model section of a config."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from flax import linen as nn
+
+from resnet_jax.models.catalog import create
+from resnet_jax.models.resnet import ResNet
+
+# Fields that a config file or a command line can say: those with a value that JSON can hold.
+_NOT_CONFIGURABLE = ("parent", "name", "norm", "activation")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """A network of the catalog, and the fields of its module that differ from the paper's.
+
+  Attributes:
+    name: One of `resnet_jax.models.names()`.
+    overrides: Values by field of the module, for example {"shortcut": "B"}.
+  """
+
+  name: str = "resnet20"
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def create(self, **more: Any) -> nn.Module:
+    """The module, with `more` fields beside the overrides; raises `ValueError` as `create` does."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in self.overrides.items()}
+    return create(self.name, **(values | more))
+
+
+def configurable_fields(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+  """Type and value of each field of a network that a config can set."""
+  hints = get_type_hints(type(module))
+  return {
+    field.name: (hints[field.name], getattr(module, field.name))
+    for field in dataclasses.fields(ResNet)
+    if field.name not in _NOT_CONFIGURABLE
+  }

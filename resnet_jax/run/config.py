@@ -1,0 +1,182 @@
+"""Configs as files, as command-line arguments and as JSON.
+
+A config file is Python: its `get_config(arg)` returns a frozen dataclass, and
+`--config.optimizer.learning_rate=0.4` replaces a field of what it returned. Nothing here knows what
+the fields mean; the model section alone is special, in that its fields are those of the network.
+"""
+
+import dataclasses
+import difflib
+import importlib.resources
+import importlib.util
+import inspect
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+import tyro
+
+from resnet_jax.errors import UserError
+from resnet_jax.models.config import ModelConfig, configurable_fields
+
+C = TypeVar("C")
+
+
+def built_in_names() -> list[str]:
+  """The experiments that travel with the package, which `--config` finds by name anywhere."""
+  files = _built_in_folder().iterdir()
+  return sorted(p.stem for p in files if p.suffix == ".py" and p.stem != "__init__")
+
+
+def load_config(reference: str, kind: type[C]) -> C:
+  """The config that an experiment file returns.
+
+  Args:
+    reference: FILE or FILE:ARG, FILE being a Python file or the name of a built-in experiment.
+    kind: The dataclass that it must return.
+
+  Raises:
+    UserError: There is no such file, or it returns something else; a value of a wrong type.
+  """
+  file, _, arg = reference.partition(":")
+  path = pathlib.Path(file)
+  if path.suffix != ".py":
+    if file not in built_in_names():
+      near = difflib.get_close_matches(file, built_in_names(), n=1)
+      hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(built_in_names())}"
+      raise UserError(f"no built-in experiment is called {file!r}: {hint} (or give a .py file)")
+    path = _built_in_folder() / f"{file}.py"
+  if not path.is_file():
+    raise UserError(f"config file {file} does not exist")
+  get_config = _get_config_of(path)
+  try:
+    takes_arg = bool(inspect.signature(get_config).parameters)
+    if arg and not takes_arg:
+      raise UserError(f"{file} takes no argument, {arg!r} was given")
+    config = get_config(arg) if arg else get_config()
+  except ValueError as error:
+    raise UserError(f"{reference}: {error}") from None
+  if not isinstance(config, kind):
+    raise UserError(f"get_config of {file} returned a {type(config).__name__}, not a Config")
+  try:
+    return from_json(to_json(config), kind)
+  except UserError as error:
+    raise UserError(f"{reference}: {error}") from None
+
+
+def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
+  """Replaces fields of a config by `--config.a.b=VALUE` arguments.
+
+  Prints a message and exits with 2, as command lines do, where an argument names no field or its
+  value has the wrong type; prints all fields and exits with 0 for `--help`.
+
+  Args:
+    config: The default of every field.
+    arguments: The arguments; sequences are given as `--config.a.b V1 V2`.
+    prog: Name of the command, for messages.
+  """
+  model = _named_model(config, arguments)
+  names = configurable_fields(model.create())
+  model_kind = dataclasses.make_dataclass(
+    "Model",
+    [("name", str), *((name, hint) for name, (hint, _) in names.items())],
+    frozen=True,
+    namespace={"__doc__": type(model.create()).__doc__},
+  )
+  hints = get_type_hints(type(config)) | {"model": model_kind}
+  kind = dataclasses.make_dataclass(
+    "Config",
+    [(field.name, hints[field.name]) for field in dataclasses.fields(config)],  # type: ignore[arg-type]
+    frozen=True,
+    namespace={"__doc__": type(config).__doc__},
+  )
+  values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+  values["model"] = model_kind(model.name, **{name: value for name, (_, value) in names.items()})
+  command: Any = dataclasses.make_dataclass("Command", [("config", kind)], frozen=True)
+  parsed = tyro.cli(
+    tyro.conf.FlagConversionOff[command],
+    prog=prog,
+    args=arguments,
+    default=command(kind(**values)),
+    use_underscores=True,
+  ).config
+  chosen = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+  fields = {name: getattr(parsed.model, name) for name in names}
+  paper = configurable_fields(ModelConfig(model.name).create())
+  differing = {name: value for name, value in fields.items() if value != paper[name][1]}
+  return type(config)(**chosen | {"model": ModelConfig(model.name, differing)})
+
+
+def to_json(config: Any) -> Any:
+  """A config as plain dictionaries, lists, texts and numbers."""
+  return msgspec.to_builtins(config)
+
+
+def from_json(values: Any, kind: type[C]) -> C:
+  """The config that `to_json` wrote.
+
+  Raises:
+    UserError: A field is unknown to this version, or a value has the wrong type.
+  """
+  try:
+    config = msgspec.convert(values, kind)
+  except msgspec.ValidationError as error:
+    raise UserError(f"config: {str(error).replace('$.', '')}") from None
+  for path, _ in _leaves(values):
+    if path not in dict(_leaves(to_json(config))):
+      raise UserError(f"config: this version knows no field {path}")
+  return config
+
+
+def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+  """The fields, by dotted path, in which two configs (or their JSON) differ, with both values."""
+  before, after = dict(_leaves(to_json(old))), dict(_leaves(to_json(new)))
+  return {
+    path: (before.get(path), after.get(path))
+    for path in before | after
+    if before.get(path) != after.get(path)
+  }
+
+
+def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+  """Dotted path and value of everything that is not a dictionary."""
+  if isinstance(values, dict) and values:
+    for name, value in values.items():
+      yield from _leaves(value, f"{path}.{name}" if path else name)
+  elif not (isinstance(values, dict) and path):
+    yield path, values
+
+
+def _named_model(config: Any, arguments: Sequence[str]) -> ModelConfig:
+  """The config's network, or another one that the arguments name."""
+  text = "\0".join(arguments)
+  names = re.findall(r"(?:^|\0)--config\.model\.name[=\0]([^\0]*)", text)
+  model = dataclasses.replace(config.model, name=names[-1]) if names else config.model
+  try:
+    model.create()
+  except (ValueError, TypeError) as error:
+    raise UserError(f"config.model: {error}") from None
+  return model
+
+
+def _built_in_folder() -> pathlib.Path:
+  """The experiments inside the package, or beside it in a clone."""
+  package = pathlib.Path(str(importlib.resources.files("resnet_jax")))
+  inside = package / "experiments"
+  return inside if inside.is_dir() else package.parent / "experiments"
+
+
+def _get_config_of(path: pathlib.Path) -> Callable[..., Any]:
+  spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+  if spec is None or spec.loader is None:
+    raise UserError(f"{path} cannot be loaded as Python")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
+  if not hasattr(module, "get_config"):
+    raise UserError(f"{path} has no function get_config() that returns a Config")
+  return module.get_config

@@ -1,0 +1,53 @@
+"""The numbers of a run over time: metrics.jsonl, and the same for TensorBoard."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import tensorboardX
+
+
+class Records:
+  """Appends records of a run.
+
+  metrics.jsonl has one object a line; the pair (step, split) stands there once. A run that resumes
+  drops what was recorded after the checkpoint that it goes on from, and records it anew.
+  """
+
+  def __init__(self, workdir: pathlib.Path, step: int):
+    """Opens the records of a run that is about to go on after `step` steps."""
+    path = workdir / "metrics.jsonl"
+    kept = [line for line in read_records(workdir) if line["step"] <= step]
+    new = path.with_name(path.name + ".new")
+    new.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    new.replace(path)
+    self._file = path.open("a")
+    self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+
+  def write(self, step: int, split: str, **values: Any) -> None:
+    """One record of a split after `step` steps; visible to readers at once."""
+    self._file.write(json.dumps({"step": step, "split": split} | values) + "\n")
+    self._file.flush()
+    for name, value in values.items():
+      self._events.add_scalar(f"{split}/{name}", value, step)
+    self._events.flush()
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._file.close()
+    self._events.close()
+
+
+def read_records(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """The records of a run in order; an incomplete last line, of a killed process, is left out."""
+  path = workdir / "metrics.jsonl"
+  if not path.exists():
+    return
+  for line in path.read_text().splitlines():
+    try:
+      record = json.loads(line)
+    except ValueError:
+      continue
+    if isinstance(record, dict) and "step" in record and "split" in record:
+      yield record

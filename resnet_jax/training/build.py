@@ -1,0 +1,118 @@
+"""From a config to the objects of a run, with everything checked before any long work starts."""
+
+import dataclasses
+import functools
+
+import jax
+import optax
+from flax import linen as nn
+
+from resnet_jax import devices, models
+from resnet_jax.data.dataset import Dataset
+from resnet_jax.data.sources import open_dataset
+from resnet_jax.errors import UserError
+from resnet_jax.training.config import Config
+from resnet_jax.training.durations import parse_steps
+from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.schedules import stepwise
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a config describes, ready to be trained or evaluated.
+
+  Attributes:
+    config: The config.
+    dataset: Its data set, opened.
+    model: Its network, whose batch norms take the axis of the devices and the config's groups.
+    optimizer: Its optimizer.
+    schedule: Learning rate by the number of steps done.
+    steps: Length of the training.
+    log_every: Steps between records of the training metrics.
+    evaluate_every: Steps between evaluations.
+    checkpoint_every: Steps between checkpoints.
+  """
+
+  config: Config
+  dataset: Dataset
+  model: nn.Module
+  optimizer: optax.GradientTransformation
+  schedule: optax.Schedule
+  steps: int
+  log_every: int
+  evaluate_every: int
+  checkpoint_every: int
+
+  @property
+  def key(self) -> jax.Array:
+    """The key that all randomness on the devices is a function of, with epoch and example."""
+    return jax.random.key(self.config.seed)
+
+
+def build_run(config: Config) -> Run:
+  """Builds a run.
+
+  Raises:
+    UserError: Something in the config is wrong, or its data is not there; the message names it.
+  """
+  _check_batch(config)
+  dataset = open_dataset(config.data, config.seed)
+
+  def steps(field: str, duration: str) -> int:
+    return parse_steps(duration, field, config.batch_size, dataset.splits["train"].size)
+
+  try:
+    schedule = stepwise(
+      config.optimizer.learning_rate,
+      [steps("schedule.boundaries", boundary) for boundary in config.schedule.boundaries],
+      config.schedule.factor,
+    )
+  except ValueError as error:
+    raise UserError(f"schedule.{error}") from None
+  return Run(
+    config=config,
+    dataset=dataset,
+    model=build_model(config, dataset),
+    optimizer=make_optimizer(config.optimizer, schedule),
+    schedule=schedule,
+    steps=steps("length", config.length),
+    log_every=steps("log_every", config.log_every),
+    evaluate_every=steps("evaluate_every", config.evaluate_every),
+    checkpoint_every=steps("checkpoint.every", config.checkpoint.every),
+  )
+
+
+def build_model(config: Config, dataset: Dataset) -> nn.Module:
+  """The config's network for a data set, mapped over the devices.
+
+  Raises:
+    UserError: There is no such network, or it does not fit the data set.
+  """
+  norm = functools.partial(models.BatchNorm, axis_name=devices.AXIS, group=config.bn_group)
+  try:
+    model = config.model.create(norm=norm)
+  except (ValueError, TypeError) as error:
+    raise UserError(f"config.model: {error}") from None
+  if model.num_classes != dataset.num_classes:
+    raise UserError(
+      f"the network has {model.num_classes} outputs and {dataset.name} has {dataset.num_classes} "
+      f"classes: set --config.model.num_classes={dataset.num_classes}"
+    )
+  return model
+
+
+def _check_batch(config: Config) -> None:
+  """Raises a UserError unless the devices and the batch-norm groups divide the batch."""
+  count = jax.device_count()
+  if config.batch_size < 1 or config.batch_size % count:
+    raise UserError(
+      f"batch_size={config.batch_size} cannot be spread evenly over {count} device(s): choose a "
+      f"multiple of {count}"
+    )
+  if config.bn_group is not None:
+    try:
+      if config.bn_group < 1:
+        raise ValueError("a group has at least one example")
+      models.group_layout(config.batch_size // count, config.bn_group, count)
+    except ValueError as error:
+      raise UserError(f"bn_group={config.bn_group}: {error}") from None

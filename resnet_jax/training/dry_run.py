@@ -1,0 +1,62 @@
+"""What a run would take, known from its compiled step without a single step done."""
+
+import json
+import math
+from typing import Any
+
+import jax
+
+from resnet_jax import devices, models
+from resnet_jax.data.feed import training_batches
+from resnet_jax.run.config import to_json
+from resnet_jax.training.build import Run
+from resnet_jax.training.loop import compile_step
+from resnet_jax.training.restore import initial_state
+
+
+def describe_run(run: Run) -> str:
+  """Compiles the training step and tells what it and the whole run take; trains nothing.
+
+  Returns:
+    The resolved config as JSON, and below it a table.
+  """
+  config, split = run.config, run.dataset.splits["train"]
+  cost = models.cost(config.model.create(), run.dataset.image_shape)
+  state = initial_state(run)
+  batch = next(training_batches(split, config.seed, config.batch_size, 0))
+  constants = devices.replicate(split.constants)
+  step: Any = compile_step(run)
+  compiled = step.lower(state, constants, devices.shard(batch), run.key).compile()
+  memory = compiled.memory_analysis()
+  saved = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  examples = run.steps * config.batch_size
+  sizes = {name: s.size for name, s in run.dataset.splits.items()}
+  evaluations = "none: there is no validation split"
+  if "validation" in sizes:
+    count = math.ceil(run.steps / run.evaluate_every)
+    evaluations = f"{count:,}, every {run.evaluate_every:,} steps"
+  share = config.batch_size // jax.device_count()
+  rows = {
+    "model": f"{config.model.name}, {cost.params:,} parameters, {cost.macs:,} multiply-adds a view",
+    "data": f"{run.dataset.name}, " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()),
+    "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    "batch": f"{config.batch_size:,} examples, {share:,} a device",
+    "length": f"{run.steps:,} steps, {examples:,} examples, {examples / split.size:.1f} epochs",
+    "evaluations": evaluations,
+    "checkpoint": f"{_size(saved)}, the last {config.checkpoint.keep} and the best are kept",
+    "memory a device": f"{_size(memory.argument_size_in_bytes)} state and data, "
+    f"{_size(memory.temp_size_in_bytes)} temporary",
+  }
+  width = max(map(len, rows))
+  table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+  return f"{json.dumps(to_json(config), indent=2)}\n\n{table}"
+
+
+def _size(count: int) -> str:
+  """Bytes in a unit that leaves one to three digits before the point."""
+  size, unit = float(count), "B"
+  for larger in ("kB", "MB", "GB", "TB"):
+    if size < 1000:
+      break
+    size, unit = size / 1000, larger
+  return f"{size:.3g} {unit}"

@@ -1,0 +1,126 @@
+"""The training loop: step, record, evaluate, save, resume."""
+
+import contextlib
+import math
+import pathlib
+from collections.abc import Callable, Generator
+from typing import Any
+
+import jax
+
+from resnet_jax import devices
+from resnet_jax.data.feed import prefetch, training_batches
+from resnet_jax.errors import UserError
+from resnet_jax.evaluation.accuracy import Evaluator
+from resnet_jax.run.checkpoints import Checkpoints
+from resnet_jax.run.config import to_json
+from resnet_jax.run.records import Records
+from resnet_jax.training.build import Run
+from resnet_jax.training.progress import Progress
+from resnet_jax.training.restore import abstract_state, initial_state
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.step import make_step
+from resnet_jax.training.window import Window
+
+
+def fit(
+  run: Run, workdir: pathlib.Path, should_stop: Callable[[], bool] = lambda: False
+) -> TrainState:
+  """Trains, or goes on training from the last checkpoint.
+
+  At each step that is due, in this order: the training metrics are recorded, the validation split
+  is evaluated and recorded, the run is saved. So a checkpoint holds all that was recorded up to it.
+
+  Args:
+    run: What to train.
+    workdir: The run's directory, held by this process alone.
+    should_stop: Asked after each step; once true the run is saved and ends.
+
+  Returns:
+    The last state.
+
+  Raises:
+    UserError: The loss is no longer finite. Nothing is saved from then on.
+  """
+  with contextlib.ExitStack() as stack:
+    checkpoints = Checkpoints(workdir, run.config.checkpoint.keep)
+    stack.callback(checkpoints.close)
+    last = checkpoints.last()
+    if last is None:
+      step, state, window = 0, initial_state(run), Window()
+    else:
+      step, (state, saved) = last, checkpoints.restore(last, abstract_state(run))
+      window = Window(**saved["window"])
+    records = Records(workdir, step)
+    stack.callback(records.close)
+    progress = Progress(run.steps, step, run.config.batch_size)
+    stack.callback(progress.close)
+    if step:
+      progress.say(f"resumed after step {step} of {run.steps}")
+
+    constants, key = devices.replicate((run.dataset.splits["train"].constants, run.key))
+    train_step = compile_step(run)
+    validate = _validation(run)
+    batches = _batches(run, step)
+    stack.callback(batches.close)
+
+    while step < run.steps:
+      state, sums = train_step(state, constants, next(batches), key)
+      step += 1
+      window.add(sums)
+      progress.advance()
+      stopping = should_stop()
+      if step % run.log_every == 0 or step == run.steps:
+        _record_training(run, window, step, records, progress)
+      metrics = None
+      if validate and (step % run.evaluate_every == 0 or step == run.steps):
+        with window.pause():
+          metrics = validate(state.variables)
+        records.write(step, "validation", **metrics)
+        progress.evaluation(step, "validation", metrics)
+      if metrics or stopping or step % run.checkpoint_every == 0 or step == run.steps:
+        with window.pause():
+          rest = {
+            "config": to_json(run.config),
+            "position": step * run.config.batch_size,
+            "window": window.sums(),
+          }
+          checkpoints.save(step, state, rest, metrics)
+      if stopping:
+        break
+    checkpoints.wait()
+  return state
+
+
+def compile_step(run: Run) -> Callable[..., Any]:
+  """The training step over all devices; its state is donated. Compiled at its first call."""
+  step = make_step(run.dataset.splits["train"].view, run.model, run.optimizer, devices.AXIS)
+  return devices.parallelize(step, batch_argument=2, arguments=4, donate=True)
+
+
+def _validation(run: Run) -> Evaluator | None:
+  split = run.dataset.splits.get("validation")
+  return split and Evaluator(run.model, split, run.config.evaluation_batch_size, run.key)
+
+
+def _batches(run: Run, step: int) -> Generator[dict[str, jax.Array], None, None]:
+  """This host's batches from a step on, on its devices ahead of time."""
+  split, config = run.dataset.splits["train"], run.config
+  host, hosts = jax.process_index(), jax.process_count()
+  stream = training_batches(split, config.seed, config.batch_size, step, host, hosts)
+  return prefetch(stream, devices.shard)
+
+
+def _record_training(
+  run: Run, window: Window, step: int, records: Records, progress: Progress
+) -> None:
+  values, steps_per_second = window.close()
+  if not math.isfinite(values["loss"]):
+    raise UserError(
+      f"training diverged: the loss is {values['loss']} in the {run.log_every} steps up to {step}; "
+      "try a lower --config.optimizer.learning_rate in a new --workdir"
+    )
+  values["images_per_second"] = steps_per_second * run.config.batch_size
+  values["learning_rate"] = float(run.schedule(step - 1))
+  records.write(step, "train", **values)
+  progress.train(step, values)

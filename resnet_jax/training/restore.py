@@ -1,0 +1,62 @@
+"""The state of a run at its beginning, or from a checkpoint."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+
+from resnet_jax import devices
+from resnet_jax.errors import UserError
+from resnet_jax.run.checkpoints import Checkpoints
+from resnet_jax.training.build import Run
+from resnet_jax.training.state import TrainState, create_state
+
+
+def initial_state(run: Run) -> TrainState:
+  """The state before the first step, on all devices."""
+  return devices.replicate(jax.jit(_create(run))(run.key))
+
+
+def abstract_state(run: Run) -> TrainState:
+  """Shapes, dtypes and shardings of the state."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated()),
+    jax.eval_shape(_create(run), run.key),
+  )
+
+
+def restore_variables(
+  run: Run, workdir: pathlib.Path, checkpoint: str
+) -> tuple[int, dict[str, Any]]:
+  """The network's variables from a checkpoint.
+
+  Args:
+    run: The run that was saved.
+    workdir: Its directory.
+    checkpoint: last, best (by validation accuracy), or a step.
+
+  Returns:
+    The step, and `params` and `batch_stats` on all devices.
+
+  Raises:
+    UserError: There is no such checkpoint.
+  """
+  checkpoints = Checkpoints(workdir, read_only=True)
+  if checkpoint in ("last", "best"):
+    step = checkpoints.last() if checkpoint == "last" else checkpoints.best()
+    if step is None:
+      lacks = "checkpoint yet" if checkpoint == "last" else "checkpoint with a validation accuracy"
+      raise UserError(f"{workdir} has no {lacks}")
+  elif checkpoint.isdecimal():
+    step = int(checkpoint)
+  else:
+    raise UserError(f"--checkpoint {checkpoint}: give last, best or the number of a step")
+  state, _ = checkpoints.restore(step, abstract_state(run))
+  return step, state.variables
+
+
+def _create(run: Run) -> Any:
+  return functools.partial(
+    create_state, run.model, run.optimizer, image_shape=run.dataset.image_shape
+  )

@@ -1,0 +1,82 @@
+"""The training step: one pure function, the same on one device and on many."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from resnet_jax.data.dataset import View
+from resnet_jax.evaluation.metrics import MetricSums, cross_entropy, metric_sums
+from resnet_jax.training.state import TrainState
+
+Step = Callable[
+  [TrainState, Any, Mapping[str, jax.Array], jax.Array], tuple[TrainState, MetricSums]
+]
+
+
+def make_step(
+  view: View,
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  axis_name: str | None = None,
+) -> Step:
+  """The step `(state, constants, batch, key) -> (state, sums)`.
+
+  The loss is the mean cross-entropy over the examples of the global batch, weighted; its gradient
+  is that of one device with the whole batch, if the model's batch norms take `axis_name` too.
+
+  Args:
+    view: What the network is shown: `view(constants, batch, key)` -> images, labels.
+    model: A Linen module; called with `train=True` it gives logits and updates `batch_stats`.
+    optimizer: Applied to the gradient.
+    axis_name: The axis of `jax.pmap`, `jax.vmap` or `jax.shard_map` that the batch is spread over
+      in equal parts; None if the whole batch is at hand. Under `shard_map` pass `check_vma=False`:
+      with it on, the gradient comes out multiplied by the number of devices.
+
+  Returns:
+    A pure function of the state, the view's constants, the (device's part of the) batch with its
+    `weight` (N,), and the run's key; it gives the next state, and the sums of loss and accuracy
+    over the global batch, both equal on all devices.
+  """
+
+  def step(
+    state: TrainState, constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
+  ) -> tuple[TrainState, MetricSums]:
+    images, labels = view(constants, batch, key)
+    weights = batch["weight"]
+    share = jnp.maximum(_mean(weights.sum(), axis_name), 1e-9)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+      logits, updated = model.apply(
+        {"params": params, "batch_stats": state.batch_stats},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+      )
+      # Divided by the devices' mean weight, so that the mean over devices is the weighted mean over
+      # the global batch even where devices hold unequal numbers of readable examples.
+      loss = (weights * cross_entropy(logits, labels)).sum() / share
+      return loss, (logits, updated.get("batch_stats", {}))
+
+    gradient, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    gradient = _mean(gradient, axis_name)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    sums = metric_sums(logits, labels, weights)
+    return (
+      TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+      ),
+      sums if axis_name is None else jax.lax.psum(sums, axis_name),
+    )
+
+  return step
+
+
+def _mean(tree: Any, axis_name: str | None) -> Any:
+  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
