@@ -5,7 +5,7 @@ resnet-jax train --config digits --workdir runs/digits
 
 from resnet_jax.data import DataConfig, ResidentConfig
 from resnet_jax.models import ModelConfig
-from resnet_jax.training import CheckpointConfig, Config, ScheduleConfig
+from resnet_jax.training import CheckpointConfig, Config, OptimizerConfig, ScheduleConfig
 
 
 def get_config() -> Config:
@@ -13,6 +13,7 @@ def get_config() -> Config:
   return Config(
     model=ModelConfig("resnet20"),
     data=DataConfig("digits", resident=ResidentConfig(padding=1, flip=False)),
+    optimizer=OptimizerConfig(weight_decay=1e-3),
     schedule=ScheduleConfig(boundaries=("20 epochs", "26 epochs")),
     batch_size=64,
     length="30 epochs",

@@ -23,7 +23,8 @@ class StreamingConfig:
   """Data sets that are decoded on the host while training: ImageNet (section 3.4).
 
   Attributes:
-    image_size: Height and width of the crop, in pixels.
+    image_size: Height and width of the crop, in pixels; that of the mean image that was prepared,
+      where the mean image is subtracted.
     short_side_min: Smallest short side, in pixels, to which a training image is resized.
     short_side_max: Largest short side, in pixels; the size is drawn uniformly, both included.
     short_side_evaluation: Short side, in pixels, before the centre crop of the evaluation view.
@@ -67,9 +68,10 @@ class DataConfig:
     dataset: digits, cifar10, imagenet2012 or synthetic.
     data_dir: Where tensorflow-datasets keeps its data and `resnet-jax prepare` its own; None stands
       for the environment variable TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-    held_out: Training examples held out for validation, the last of the official order, where the
-      data set has no validation split of its own: 5000 for the paper's 45k/5k split of CIFAR-10, 0
-      to train on all of them.
+    held_out: Training examples held out for validation, the last of the official order (of the
+      order in which tensorflow-datasets stores them, for sets that are decoded on the host): 5000
+      for the paper's 45k/5k split of CIFAR-10, 0 to train on all of them. Must be 0 where the data
+      set has a validation split of its own: digits, synthetic, imagenet2012.
     mean: What is subtracted: the mean image (pixel, as the paper does) or its mean colour.
     resident: Settings of data sets that lie whole on the device.
     streaming: Settings of data sets that are decoded on the host.

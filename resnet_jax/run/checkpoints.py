@@ -4,7 +4,6 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -35,7 +34,10 @@ class Checkpoints:
       directory,
       item_names=("state", "run"),
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policy, read_only=read_only, create=not read_only
+        preservation_policy=policy,
+        best_fn=_accuracy,  # else Orbax writes no metrics, and the policy sees none on reopening
+        read_only=read_only,
+        create=not read_only,
       ),
     )
 
@@ -64,9 +66,6 @@ class Checkpoints:
       run: What JSON can hold of the rest.
       metrics: The validation metrics of this step, with `accuracy`, or None.
     """
-    # On the CPU Orbax would write from the very buffers that the next step, to which they are
-    # donated, computes in: it gets a copy.
-    state = jax.tree.map(np.array, jax.device_get(state)) if _on_cpu(state) else state
     self._manager.save(
       step,
       args=ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)),
@@ -107,6 +106,3 @@ class Checkpoints:
 def _accuracy(metrics: Any) -> float:
   return float(metrics["accuracy"])
 
-
-def _on_cpu(tree: Any) -> bool:
-  return all(d.platform == "cpu" for leaf in jax.tree.leaves(tree) for d in leaf.devices())

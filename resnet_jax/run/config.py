@@ -142,10 +142,10 @@ def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
 
 def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
   """Dotted path and value of everything that is not a dictionary."""
-  if isinstance(values, dict) and values:
+  if isinstance(values, dict):
     for name, value in values.items():
       yield from _leaves(value, f"{path}.{name}" if path else name)
-  elif not (isinstance(values, dict) and path):
+  else:
     yield path, values
 
 

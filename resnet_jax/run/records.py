@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +24,11 @@ class Records:
     new.write_text("".join(json.dumps(line) + "\n" for line in kept))
     new.replace(path)
     self._file = path.open("a")
-    self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+    self._events = tensorboardX.SummaryWriter(
+      str(workdir),
+      purge_step=step + 1 if step else None,
+      filename_suffix=f".{time.time_ns()}",  # else a start in the same second overwrites the last
+    )
 
   def write(self, step: int, split: str, **values: Any) -> None:
     """One record of a split after `step` steps; visible to readers at once."""

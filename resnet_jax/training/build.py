@@ -85,18 +85,21 @@ def build_run(config: Config) -> Run:
 def build_model(config: Config, dataset: Dataset) -> nn.Module:
   """The config's network for a data set, mapped over the devices.
 
+  Unless the config says another number of classes, the network has the data set's.
+
   Raises:
     UserError: There is no such network, or it does not fit the data set.
   """
   norm = functools.partial(models.BatchNorm, axis_name=devices.AXIS, group=config.bn_group)
+  classes = {"num_classes": dataset.num_classes} | dict(config.model.overrides)
   try:
-    model = config.model.create(norm=norm)
+    model = config.model.create(norm=norm, num_classes=classes["num_classes"])
   except (ValueError, TypeError) as error:
     raise UserError(f"config.model: {error}") from None
   if model.num_classes != dataset.num_classes:
     raise UserError(
       f"the network has {model.num_classes} outputs and {dataset.name} has {dataset.num_classes} "
-      f"classes: set --config.model.num_classes={dataset.num_classes}"
+      f"classes: leave out model.num_classes, or set it to {dataset.num_classes}"
     )
   return model
 

@@ -21,7 +21,7 @@ def describe_run(run: Run) -> str:
     The resolved config as JSON, and below it a table.
   """
   config, split = run.config, run.dataset.splits["train"]
-  cost = models.cost(config.model.create(), run.dataset.image_shape)
+  cost = models.cost(run.model, run.dataset.image_shape)
   state = initial_state(run)
   batch = next(training_batches(split, config.seed, config.batch_size, 0))
   constants = devices.replicate(split.constants)

@@ -1,0 +1,39 @@
+# The two commands of the README. Each makes .venv by itself; nothing but Python is needed before.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/installed  ## trains ResNet-20 on handwritten digits and draws its curves
+	@echo "== Training ResNet-20 on 1,257 handwritten digits (about a minute) in runs/demo"
+	$(BIN)/resnet-jax train --config digits --workdir runs/demo
+	@echo "== Drawing the curves"
+	$(BIN)/resnet-jax report runs/demo --output runs/demo/report
+	@echo "== Measuring on the 360 digits of the test split, which nothing has seen so far"
+	$(BIN)/resnet-jax evaluate --workdir runs/demo --split test
+
+test: $(VENV)/installed-dev check  ## checks style and types, and runs the tests
+	@echo "== Running the tests (about ten minutes on two cores)"
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	@echo "== Checking style and types"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: setup.cfg pyproject.toml requirements.txt
+	@echo "== Installing resnet_jax and what it needs into $(VENV) (about a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "== Installing the development tools"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[tfds,dev]'
+	@touch $@
+
+clean:  ## removes .venv and what the tools left; runs stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,30 @@
+"""ImageNet: the networks of the paper's Table 1 with its recipe (section 3.4).
+
+  resnet-jax prepare imagenet2012 --data-dir DATA --manual-dir ARCHIVES
+  resnet-jax train --config imagenet:resnet50 --workdir runs/resnet50 --config.data.data_dir=DATA
+  resnet-jax evaluate --workdir runs/resnet50
+
+The argument is a network of the catalog (resnet18, resnet34, resnet50, plain34, …).
+
+The paper divides the rate "when the error plateaus"; its curves (Fig. 4) and its successor
+(arXiv 1603.05027) do so after 30 and 60 epochs.
+"""
+
+from resnet_jax.data import DataConfig
+from resnet_jax.models import ModelConfig
+from resnet_jax.training import Config, ScheduleConfig
+
+
+def get_config(arg: str = "resnet50") -> Config:
+  """The paper's recipe: 600,000 steps of 256 images, batch norm over 32 (8 GPUs)."""
+  return Config(
+    model=ModelConfig(arg),
+    data=DataConfig("imagenet2012", mean="pixel"),
+    schedule=ScheduleConfig(boundaries=("30 epochs", "60 epochs")),
+    batch_size=256,
+    bn_group=32,
+    length="600000 steps",
+    log_every="100 steps",
+    evaluate_every="1 epochs",
+    evaluation_batch_size=250,
+  )

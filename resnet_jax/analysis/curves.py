@@ -1,0 +1,346 @@
+"""The curves of runs: what each of them recorded, what to call it, and one picture of all.
+
+Drawn with matplotlib's objects alone: no pyplot, no figure that outlives its caller, no rcParams.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
+
+from resnet_jax.errors import UserError
+from resnet_jax.run.config import differences
+from resnet_jax.run.records import read_records
+from resnet_jax.training.config import CHANGEABLE
+
+# Okabe and Ito's colours, told apart by colour-blind readers, less the yellow that white drowns.
+# Runs beyond the seventh take the colours again, with markers.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("", "o", "s", "^")
+_INK, _FAINT = "#444444", "#dddddd"
+_FONT_POINTS = 9.0
+# 1200 pixels wide: sharp at the 830 or so that GitHub gives a README, where 9 points are 13 pixels.
+_WIDTH_INCHES, _HEIGHT_INCHES, _DPI = 8.0, 3.0, 150
+_SPLITS: Mapping[str, Mapping[str, Any]] = {
+  "train": {"linewidth": 0.8, "linestyle": (0, (4, 1.5)), "marker": "", "zorder": 2.0},
+  "validation": {"linewidth": 1.8, "linestyle": "-", "zorder": 3.0},
+}
+_LEGEND: Mapping[str, Any] = {
+  "frameon": False,
+  "borderpad": 0.0,
+  "fontsize": _FONT_POINTS,
+  "labelcolor": _INK,
+  "handlelength": 2.2,
+  "columnspacing": 1.4,
+}
+# Where the error's axis may end, in percent, and the distance of its ticks then.
+_ERROR_TICKS: Mapping[float, float] = {
+  1: 0.2,
+  2: 0.5,
+  5: 1,
+  10: 2,
+  15: 5,
+  20: 5,
+  30: 10,
+  40: 10,
+  50: 10,
+  60: 10,
+  80: 20,
+  100: 20,
+}
+_LONGEST_LABEL, _MOST_FIELDS = 40, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedRun:
+  """What a run left in its directory.
+
+  Attributes:
+    workdir: The directory, as it was given.
+    config: The content of config.json, of whatever version of this package.
+    records: The lines of metrics.jsonl; at least one.
+  """
+
+  workdir: pathlib.Path
+  config: Mapping[str, Any]
+  records: Sequence[Mapping[str, Any]]
+
+  def field(self, path: str) -> Any:
+    """The config's value at a dotted path; None where it has none."""
+    value: Any = self.config
+    for name in path.split("."):
+      value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+  def series(self, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values, float64 (N,), of the records of a split that have such a value."""
+    pairs = [
+      (record["step"], record[name])
+      for record in self.records
+      if record["split"] == split and isinstance(record.get(name), int | float)
+    ]
+    steps, values = np.array(pairs, np.float64).reshape(-1, 2).T
+    return steps, values
+
+  def error(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and top-1 error in percent, float64 (N,), of a split."""
+    steps, accuracy = self.series(split, "accuracy")
+    return steps, 100 * (1 - accuracy)
+
+
+def read_runs(workdirs: Sequence[pathlib.Path]) -> list[RecordedRun]:
+  """The runs in some directories; one that is given twice is read once.
+
+  Raises:
+    UserError: One of them is not the directory of a run, or has recorded nothing yet.
+  """
+  return [_read_run(w) for w in {path.resolve(): path for path in workdirs}.values()]
+
+
+def differing_fields(runs: Sequence[RecordedRun]) -> list[str]:
+  """The fields, by dotted path, in which the configs of the runs are not all the same."""
+  first, *others = [run.config for run in runs]
+  return list(dict.fromkeys(path for other in others for path in differences(first, other)))
+
+
+def run_labels(runs: Sequence[RecordedRun]) -> list[str]:
+  """A name for each run: what distinguishes it from the others, or else its directory's.
+
+  Fields that a resumed run may change (how often it records, where the data lies) name it only
+  where nothing else does.
+  """
+  differing = differing_fields(runs)
+  telling = [path for path in differing if path not in CHANGEABLE]
+  for fields in (telling, differing):
+    labels = [_describe(run, fields) for run in runs]
+    distinct = len(set(labels)) == len(runs) > 1
+    if distinct and len(fields) <= _MOST_FIELDS and max(map(len, labels)) <= _LONGEST_LABEL:
+      return labels
+  names = [run.workdir.resolve().name for run in runs]
+  return names if len(set(names)) == len(runs) else [str(run.workdir) for run in runs]
+
+
+def format_value(value: Any, path: str) -> str:
+  """A config's value at a path as a reader would write it."""
+  if value is None:
+    # A network's field that no config names is the catalog's, which is the paper's.
+    return "default" if path.startswith("model.overrides.") else "none"
+  if isinstance(value, bool | int | str):
+    return str(value)
+  if isinstance(value, float):
+    return f"{value:.10g}"
+  return ", ".join(format_value(item, path) for item in value) if value else "none"
+
+
+def draw_curves(runs: Sequence[RecordedRun]) -> Figure:
+  """Error, loss and learning rate of runs against iterations, in the style of the paper's Fig. 6.
+
+  Training thin and dashed, validation bold, a colour for each run; lines break where a value is
+  not finite. The error's axis starts at 0 and shows the second half of every run whole; what lies
+  above it is of a beginning.
+  """
+  labels = run_labels(runs)
+  columns = max(1, int(_WIDTH_INCHES / (0.6 + 0.075 * max(map(len, labels)))))
+  rows = math.ceil(len(runs) / columns)
+  figure = Figure((_WIDTH_INCHES, _HEIGHT_INCHES + 0.2 * rows), _DPI, layout="constrained")
+  figure.set_facecolor("white")
+  FigureCanvasAgg(figure)
+  grid = figure.add_gridspec(2, 2, width_ratios=(3, 2), height_ratios=(2, 1))
+  error = figure.add_subplot(grid[:, 0])
+  loss = figure.add_subplot(grid[0, 1], sharex=error)
+  rate = figure.add_subplot(grid[1, 1], sharex=error)
+
+  for index, run in enumerate(runs):
+    for split, style in _SPLITS.items():
+      _plot(error, *run.error(split), index, f"{split} {index}", style)
+      steps, losses = run.series(split, "loss")
+      _plot(loss, steps, _positive(losses), index, f"{split} {index}", style)
+  _plot_learning_rates(rate, runs)
+
+  _dress(error, "error (%)")
+  _dress(loss, "loss (log scale)")
+  _dress(rate, "learning rate (log scale)")
+  _scale_error(error, runs)
+  _scale_logarithmically(loss)
+  _scale_logarithmically(rate)
+  _scale_iterations((error, rate), max(record["step"] for run in runs for record in run.records))
+  loss.tick_params(labelbottom=False)
+  _add_strokes(error, runs)
+  _add_names(figure, labels, columns)
+  return figure
+
+
+def render_png(figure: Figure) -> bytes:
+  """A figure as the content of a PNG file."""
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", dpi=_DPI)
+  return buffer.getvalue()
+
+
+def _read_run(workdir: pathlib.Path) -> RecordedRun:
+  path = workdir / "config.json"
+  try:
+    config = json.loads(path.read_text())
+  except OSError:
+    raise UserError(f"{workdir} is not the directory of a run: it has no config.json") from None
+  except ValueError as error:
+    raise UserError(f"{path} is not valid JSON: {error}") from None
+  if not isinstance(config, dict):
+    raise UserError(f"{path} is not the config of a run: it holds no fields")
+  records = list(read_records(workdir))
+  if not records:
+    raise UserError(
+      f"run {workdir} has recorded nothing yet: train it until its first record "
+      f"(log_every is {format_value(config.get('log_every'), 'log_every')}), or leave it out"
+    )
+  return RecordedRun(workdir, config, records)
+
+
+def _describe(run: RecordedRun, fields: Sequence[str]) -> str:
+  """The values of some fields, such as "plain20, seed=1"."""
+  short = [path.rpartition(".")[2] for path in fields]
+  parts = []
+  for path, name in zip(fields, short, strict=True):
+    value = format_value(run.field(path), path)
+    if path in ("model.name", "data.dataset"):
+      parts.append(value)
+    else:
+      parts.append(f"{name if short.count(name) == 1 else path}={value}")
+  return ", ".join(parts)
+
+
+def _style(index: int) -> dict[str, Any]:
+  turn, color = divmod(index, len(_COLORS))
+  return {"color": _COLORS[color], "marker": _MARKERS[turn % len(_MARKERS)]}
+
+
+def _plot(
+  axes: Axes,
+  steps: np.ndarray,
+  values: np.ndarray,
+  index: int,
+  identifier: str,
+  style: Mapping[str, Any],
+) -> None:
+  """One line; a value without neighbours, of which no line would show, gets a dot."""
+  values = np.where(np.isfinite(values), values, np.nan)
+  if np.isnan(values).all():
+    return
+  drawn = np.pad(np.isfinite(values), 1)
+  alone = drawn[1:-1] & ~drawn[:-2] & ~drawn[2:]
+  look = _style(index) | dict(style)
+  marked = alone.copy()
+  if look["marker"]:
+    marked[:: max(1, len(marked) // 8)] = True
+  look |= {"marker": look["marker"] or "o", "markersize": 4, "markevery": marked.tolist()}
+  axes.plot(steps, values, gid=identifier, **look)
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+  """What a logarithmic axis can show."""
+  return np.where(values > 0, values, np.nan)
+
+
+def _plot_learning_rates(axes: Axes, runs: Sequence[RecordedRun]) -> None:
+  """The rates of the runs; where all follow one schedule, that of the longest, in grey."""
+  rates = [run.series("train", "learning_rate") for run in runs]
+  longest, rate = max(rates, key=lambda series: series[0].max(initial=0))
+  shared = all(
+    np.array_equal(values, rate[np.searchsorted(longest, steps)]) for steps, values in rates
+  )
+  # A record holds the rate of the last step before it: so does the line, back to the one before.
+  style: dict[str, Any] = {"linewidth": 1.4, "drawstyle": "steps-pre"}
+  if shared and len(runs) > 1:
+    _plot(axes, longest, _positive(rate), 0, "learning rate", style | {"color": _INK})
+    return
+  for index, (steps, values) in enumerate(rates):
+    _plot(axes, steps, _positive(values), index, f"learning rate {index}", style)
+
+
+def _scale_error(axes: Axes, runs: Sequence[RecordedRun]) -> None:
+  """From 0 to above all that the second halves of the runs reach."""
+  highest = 0.0
+  for run in runs:
+    for split in _SPLITS:
+      steps, error = run.error(split)
+      late = error[np.isfinite(error) & (steps >= steps.max(initial=0) / 2)]
+      highest = max(highest, late.max(initial=0))
+  limit = min((limit for limit in _ERROR_TICKS if limit > highest), default=100)
+  axes.set_ylim(0, limit)
+  axes.yaxis.set_major_locator(MultipleLocator(_ERROR_TICKS[limit]))
+
+
+def _scale_logarithmically(axes: Axes) -> None:
+  if not axes.lines:  # Nothing that is positive: no range to put on a logarithmic scale.
+    axes.set_yticks([])
+    return
+  axes.set_yscale("log")
+  low, high = axes.get_ylim()
+  # Powers of ten alone would leave a short axis without a number.
+  subs = (1.0,) if high > 30 * low else (1.0, 2.0, 5.0)
+  axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
+  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+  axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _scale_iterations(labelled: Sequence[Axes], last: int) -> None:
+  """Labels the axes that share their iterations, which end at `last`."""
+  power = 4 if last >= 50_000 else 3 if last >= 5_000 else 0
+  unit = {0: "iterations", 3: "iterations (1e3)", 4: "iterations (1e4)"}[power]
+  axes = labelled[0]
+  axes.set_xlim(0, max(last, 1) * 1.02)
+  axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True))
+  axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step / 10**power:g}"))
+  for each in labelled:
+    each.set_xlabel(unit, fontsize=_FONT_POINTS, color=_INK)
+
+
+def _dress(axes: Axes, title: str) -> None:
+  axes.set_title(title, fontsize=_FONT_POINTS, color=_INK, loc="left")
+  axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.spines[["left", "bottom"]].set_color(_INK)
+  axes.tick_params(which="both", labelsize=_FONT_POINTS, color=_INK, labelcolor=_INK)
+
+
+def _add_strokes(axes: Axes, runs: Sequence[RecordedRun]) -> None:
+  """Which stroke is which split, above the axes."""
+  recorded = {record["split"] for run in runs for record in run.records}
+  splits = [split for split in _SPLITS if split in recorded]
+  axes.legend(
+    [Line2D([], [], color=_INK, **_SPLITS[split]) for split in splits],
+    splits,
+    loc="lower right",
+    bbox_to_anchor=(1.0, 1.0),
+    borderaxespad=0.4,
+    ncols=len(_SPLITS),
+    **_LEGEND,
+  )
+
+
+def _add_names(figure: Figure, labels: Sequence[str], columns: int) -> None:
+  """Which colour is which run, above the picture."""
+  legend = figure.legend(
+    [Line2D([], [], linewidth=2, markersize=4, **_style(i)) for i in range(len(labels))],
+    [str(index) for index in range(len(labels))],
+    loc="outside upper left",
+    ncols=min(columns, len(labels)),
+    borderaxespad=0.5,
+    **_LEGEND,
+  )
+  # Set afterwards: a label is any directory's name, and legend() would skip one that starts with
+  # an underscore, and read dollars as mathematics.
+  for entry, text in zip(legend.get_texts(), labels, strict=True):
+    entry.set_parse_math(False)
+    entry.set_text(text)

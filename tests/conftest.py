@@ -1,0 +1,44 @@
+"""What every test needs before jax starts: several CPU devices.
+
+chex silently skips the pmap variant of a test where there is one device, and the properties of
+batch norm, evaluation and the step across devices need more than one. XLA reads its flags when jax
+makes its first backend, so they are set here, before any test imports jax.
+"""
+
+import os
+import pathlib
+
+DEVICES = 4
+_DEVICE_COUNT = "--xla_force_host_platform_device_count"
+
+_flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICE_COUNT)]
+os.environ["XLA_FLAGS"] = " ".join([*_flags, f"{_DEVICE_COUNT}={DEVICES}"])
+# Or a machine with one GPU would be back at one device; JAX_PLATFORMS from outside still wins.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import chex  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _fresh_trace_counter():
+  """Makes `chex.assert_max_traces` count per test: its counter is one global of the process."""
+  chex.clear_trace_counter()
+
+
+@pytest.fixture
+def x64():
+  """Float64 within a test: what must be exact is compared where rounding cannot hide a defect."""
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture(scope="session")
+def test_data() -> pathlib.Path:
+  """The folder of real data: $RESNET_JAX_TEST_DATA, or shared/data beside the repository."""
+  default = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+  folder = pathlib.Path(os.environ.get("RESNET_JAX_TEST_DATA", default))
+  if not folder.is_dir():
+    pytest.skip(f"no real data: {folder} is absent (set RESNET_JAX_TEST_DATA to its folder)")
+  return folder
