@@ -1,6 +1,7 @@
 """The front door: parses the command line, calls, prints. The only file that configures JAX."""
 
 import argparse
+import logging
 import os
 import pathlib
 import signal
@@ -114,6 +115,25 @@ def _parser() -> argparse.ArgumentParser:
   )
   prepare.add_argument("--manual-dir", metavar="DIR", help="where archives downloaded by hand lie")
 
+  prepare.add_argument(
+    "--file-format",
+    choices=("tfrecord", "array_record"),
+    default="tfrecord",
+    help="how tensorflow-datasets stores the examples",
+  )
+  prepare.add_argument(
+    "--image-size", type=int, default=224, help="of the mean image of streamed sets, in pixels"
+  )
+  prepare.add_argument(
+    "--short-side", type=int, default=256, help="to which images are resized for the mean image"
+  )
+  prepare.add_argument(
+    "--max-statistics-examples",
+    type=int,
+    metavar="N",
+    help="compute mean image and colours from N training images, evenly spread, instead of all",
+  )
+
   report = command(
     "report",
     _report,
@@ -126,8 +146,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
-  from resnet_jax.run.config import load_config, override_config
-
   for argument in rest:
     if argument.startswith("-") and not argument.startswith("--config."):
       options.parser.error(f"unrecognized argument: {argument}")
@@ -140,6 +158,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
   elif not options.config or not options.workdir:
     options.parser.error("--config and --workdir are required")
   _configure_jax()
+  from resnet_jax.run.config import load_config, override_config
   from resnet_jax.training.config import CHANGEABLE, Config
 
   config = override_config(load_config(options.config, Config), rest, "resnet-jax train")
@@ -200,9 +219,18 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _prepare(options: argparse.Namespace, rest: list[str]) -> int:
   del rest
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets on standard error
   from resnet_jax.data.prepare import prepare
 
-  prepare(options.dataset, options.data_dir, manual_dir=options.manual_dir)
+  prepare(
+    options.dataset,
+    options.data_dir,
+    manual_dir=options.manual_dir,
+    file_format=options.file_format,
+    image_size=options.image_size,
+    short_side=options.short_side,
+    max_statistics_examples=options.max_statistics_examples,
+  )
   return 0
 
 
@@ -222,6 +250,8 @@ def _configure_jax() -> None:
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", str(default))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  # Orbax warns of each checkpoint that has no validation metrics, which is how we save in between.
+  logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 class _Preempted:

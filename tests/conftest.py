@@ -1,12 +1,17 @@
-"""What every test needs before jax starts: several CPU devices.
+"""What every test needs before jax starts: several CPU devices, and a compilation cache.
 
 chex silently skips the pmap variant of a test where there is one device, and the properties of
 batch norm, evaluation and the step across devices need more than one. XLA reads its flags when jax
 makes its first backend, so they are set here, before any test imports jax.
+
+Many tests compile the same small programs, in this process and in those that they start: a cache of
+this session's own lets each be compiled once.
 """
 
+import atexit
 import os
 import pathlib
+import tempfile
 
 DEVICES = 4
 _DEVICE_COUNT = "--xla_force_host_platform_device_count"
@@ -15,6 +20,12 @@ _flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith
 os.environ["XLA_FLAGS"] = " ".join([*_flags, f"{_DEVICE_COUNT}={DEVICES}"])
 # Or a machine with one GPU would be back at one device; JAX_PLATFORMS from outside still wins.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # else this is a worker of a parallel session
+  _cache = tempfile.TemporaryDirectory(prefix="resnet_jax-tests-", ignore_cleanup_errors=True)
+  atexit.register(_cache.cleanup)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import chex  # noqa: E402
 import jax  # noqa: E402

@@ -24,13 +24,15 @@ NAMED = re.compile(
 
 
 def python_blocks():
+  blocks = []
   for path in DOCUMENTS:
     text = path.read_text()
     for match in FENCE.finditer(text):
       if match[1] == "python":
         line = text.count("\n", 0, match.start(2)) + 1
         where = f"{path.relative_to(ROOT)}:{line}"
-        yield pytest.param(path, line, match[2], id=where)
+        blocks.append(pytest.param(path, line, match[2], id=where))
+  return blocks
 
 
 def prose(path):
@@ -39,7 +41,7 @@ def prose(path):
 
 def test_there_are_documents_with_blocks():
   assert len(DOCUMENTS) >= 4
-  assert len(list(python_blocks())) >= 9
+  assert len(python_blocks()) >= 9
 
 
 @pytest.mark.parametrize(("path", "line", "source"), python_blocks())
@@ -81,3 +83,26 @@ def has_symbol(file, symbol):
     return hasattr(value, last) or last in getattr(value, "__annotations__", {})
   tree = ast.parse(file.read_text())
   return any(getattr(node, "name", None) == symbol for node in ast.walk(tree))
+
+
+def test_the_table_of_imports_is_that_of_the_code():
+  text = (ROOT / "docs" / "architecture.md").read_text()
+  table = text.split("## Imports run one way")[1].split("\n## ")[0]
+  documented = {}
+  for row in re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE):
+    documented[row[0]] = set(re.findall(r"`(\w+)`", row[1]))
+  assert documented == imports_by_room()
+
+
+def imports_by_room():
+  """The rooms of the package that each room imports, within functions too."""
+  package = ROOT / "resnet_jax"
+  rooms = {path.parent.name for path in package.glob("*/__init__.py")}
+  found = {room: set() for room in (*rooms, "cli")}
+  for path in package.rglob("*.py"):
+    room = path.relative_to(package).parts[0].removesuffix(".py")
+    for node in ast.walk(ast.parse(path.read_text())) if room in found else ():
+      if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "resnet_jax":
+        _, *parts = node.module.split(".")
+        found[room].update(parts[:1] or [alias.name for alias in node.names])
+  return {room: names - {room, "__version__"} for room, names in found.items()}

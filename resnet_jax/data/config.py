@@ -65,7 +65,7 @@ class DataConfig:
   """Which data set, which of its examples train, and what a training view does to them.
 
   Attributes:
-    dataset: digits, cifar10, imagenet2012 or synthetic.
+    dataset: digits, cifar10, cifar100, imagenet2012 or synthetic.
     data_dir: Where tensorflow-datasets keeps its data and `resnet-jax prepare` its own; None stands
       for the environment variable TFDS_DATA_DIR, or else ~/tensorflow_datasets.
     held_out: Training examples held out for validation, the last of the official order (of the

@@ -27,7 +27,7 @@ def training_batches(
     host: Number of this process; it gets the host-th of `hosts` consecutive parts of each batch.
     hosts: Number of processes.
   """
-  share = batch_size // hosts
+  share = _share(batch_size, hosts)
   step = first_step
   while True:
     first = step * batch_size + host * share
@@ -43,14 +43,13 @@ def evaluation_batches(
   Batches have one array more, `real` (N,) float32: 1 for an example and 0 for filling. All hosts
   get the same number of batches, so none waits for another at the end.
   """
-  share = batch_size // hosts
+  share = _share(batch_size, hosts)
   for start in range(0, split.size, batch_size):
     first = min(start + host * share, split.size)
     examples = np.arange(first, min(first + share, split.size), dtype=np.int32)
     # A host with nothing left still needs arrays of the right shapes: it reads the last example.
     some = examples if len(examples) else np.array([split.size - 1], np.int32)
-    batch = split.fetch(np.zeros_like(some), some)
-    batch["real"] = np.ones(len(some), np.float32)
+    batch = split.fetch(np.zeros_like(some), some) | {"real": np.ones(len(some), np.float32)}
     yield {name: _fill(array[: len(examples)], share) for name, array in batch.items()}
 
 
@@ -64,7 +63,7 @@ def prefetch(
   Args:
     batches: Host batches.
     place: Puts one on the devices.
-    depth: Batches in flight.
+    depth: Batches in flight, at least 1.
   """
   end = object()
 
@@ -72,11 +71,21 @@ def prefetch(
     batch = next(batches, end)
     return end if batch is end else place(batch)  # type: ignore[arg-type]
 
-  with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="prefetch") as worker:
+  worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+  try:
     pending = collections.deque(worker.submit(produce) for _ in range(depth))
     while (batch := pending.popleft().result()) is not end:
       pending.append(worker.submit(produce))
       yield batch  # type: ignore[misc]
+  finally:
+    worker.shutdown(cancel_futures=True)
+
+
+def _share(batch_size: int, hosts: int) -> int:
+  """Examples of a batch on one host."""
+  if batch_size % hosts:
+    raise ValueError(f"batch_size={batch_size} cannot be spread evenly over {hosts} processes")
+  return batch_size // hosts
 
 
 def _fill(array: np.ndarray, length: int) -> np.ndarray:

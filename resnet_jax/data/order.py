@@ -17,7 +17,8 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
 
   NumPy guarantees Philox's raw words for all versions, which it does not for `permutation`.
   """
-  words = np.random.Philox(key=[seed % 2**64, epoch]).random_raw(size)
+  key = np.array([seed % 2**64, epoch], np.uint64)
+  words = np.random.Philox(key=key).random_raw(size)
   order = np.argsort(words, kind="stable").astype(np.int32)
   order.flags.writeable = False
   return order

@@ -7,6 +7,7 @@ in memory. Each file appears whole or not at all.
 
 import os
 import pathlib
+import shlex
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def prepared_dir(data_dir: str | os.PathLike[str] | None, dataset: str) -> pathl
 
 def prepare_command(data_dir: str | os.PathLike[str] | None, dataset: str) -> str:
   """The command that prepares a data set, for messages."""
-  return f"resnet-jax prepare {dataset} --data-dir {resolve_data_dir(data_dir)}"
+  return f"resnet-jax prepare {dataset} --data-dir {shlex.quote(str(resolve_data_dir(data_dir)))}"
 
 
 def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:

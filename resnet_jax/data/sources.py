@@ -8,7 +8,7 @@ import numpy as np
 
 from resnet_jax.data.config import DataConfig
 from resnet_jax.data.dataset import Dataset
-from resnet_jax.data.prepared import prepared_dir
+from resnet_jax.data.prepared import prepare_command, prepared_dir
 from resnet_jax.data.resident import Arrays, resident_dataset
 from resnet_jax.data.streaming import streaming_dataset
 from resnet_jax.errors import UserError
@@ -97,11 +97,11 @@ def load_images(data_dir: str | None, dataset: str) -> tuple[dict[str, Arrays], 
       }
       return arrays, tuple(str(name) for name in file["class_names"])
   except FileNotFoundError:
-    where = f" --data-dir {data_dir}" if data_dir else ""
     raise UserError(
-      f"{dataset} is not prepared: {path} does not exist; run `resnet-jax prepare {dataset}{where}`"
+      f"{dataset} is not prepared: {path} does not exist; run "
+      f"`{prepare_command(data_dir, dataset)}`"
     ) from None
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+  except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(f"{path} is damaged ({error}): delete it and prepare {dataset} again") from None
 
 

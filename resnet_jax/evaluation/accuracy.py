@@ -11,6 +11,7 @@ from flax import linen as nn
 from resnet_jax import devices
 from resnet_jax.data.dataset import Split, View
 from resnet_jax.data.feed import evaluation_batches, prefetch
+from resnet_jax.errors import UserError
 from resnet_jax.evaluation.metrics import MetricSums, metric_sums, summarize
 
 
@@ -72,6 +73,7 @@ class Evaluator:
       neither as right nor as wrong.
 
     Raises:
+      UserError: No example could be read.
       RuntimeError: Some example was not seen, or seen twice.
     """
     host, hosts = jax.process_index(), jax.process_count()
@@ -88,5 +90,7 @@ class Evaluator:
     if seen != self._split.size:
       raise RuntimeError(f"saw {seen} of {self._split.size} examples of {self._split.name}")
     summary = summarize(MetricSums(*totals[:4]))
+    if not summary["examples"]:
+      raise UserError(f"none of the {seen} examples of {self._split.name} could be read")
     unreadable = seen - round(summary["examples"])
     return summary | ({"unreadable": unreadable} if unreadable else {})

@@ -1,5 +1,7 @@
 """Loss and accuracy of logits, and sums of them that add up over batches and devices."""
 
+import math
+
 import chex
 import flax.struct
 import jax
@@ -26,12 +28,12 @@ def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
   """Whether the label is among the k largest logits.
 
   Of equal logits the one of the smaller class comes first, as in `argmax`; a label whose logit is
-  not a number is never among them.
+  NaN is never among them.
 
   Args:
     logits: (N, C) float.
-    labels: (N,) int.
-    k: How many; with k >= C all labels are.
+    labels: (N,) int, each in [0, C).
+    k: How many; with k >= C all labels are, but for those whose logit is NaN.
 
   Returns:
     (N,) bool.
@@ -42,7 +44,7 @@ def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
   classes = jnp.arange(logits.shape[1])
   behind = (logits < own) | ((logits == own) & (classes > label))
   rank = logits.shape[1] - 1 - behind.sum(1)
-  return (rank < k) & jnp.isfinite(own[:, 0])
+  return (rank < k) & ~jnp.isnan(own[:, 0])
 
 
 @flax.struct.dataclass
@@ -83,11 +85,13 @@ def metric_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Met
 
 
 def summarize(sums: MetricSums) -> dict[str, float]:
-  """Means from sums: `loss`, `accuracy`, `top5_accuracy` in [0, 1], and the number `examples`."""
+  """Means from sums: `loss`, `accuracy`, `top5_accuracy` in [0, 1], and the number `examples`.
+
+  The means of no examples are NaN.
+  """
   weight = float(sums.weight)
-  return {
-    "loss": float(sums.loss) / weight,
-    "accuracy": float(sums.top1) / weight,
-    "top5_accuracy": float(sums.top5) / weight,
-    "examples": round(weight),
-  }
+  means = [
+    float(total) / weight if weight else math.nan for total in (sums.loss, sums.top1, sums.top5)
+  ]
+  names = ("loss", "accuracy", "top5_accuracy")
+  return dict(zip(names, means, strict=True)) | {"examples": round(weight)}

@@ -1,6 +1,6 @@
 """The two building blocks of the paper (Fig. 5) and the stages that repeat them (Table 1)."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 from flax import linen as nn
@@ -67,6 +67,10 @@ class BottleneckBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features)."""
+    if self.features % 4:
+      raise ValueError(f"features={self.features}: a bottleneck's are a multiple of 4")
+    if self.stride_in not in get_args(StrideIn):
+      raise ValueError(f"stride_in={self.stride_in!r}: expected one of {get_args(StrideIn)}")
     inner = self.features // 4
     strides = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
     y = self.conv(inner, 1, strides[0], name="conv1")(x)

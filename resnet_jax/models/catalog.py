@@ -4,8 +4,6 @@ import dataclasses
 import difflib
 from typing import Any
 
-from flax import linen as nn
-
 from resnet_jax.models.resnet import ResNet
 
 # Table 1: depth -> blocks a stage, and their kind; shortcut option B.
@@ -54,7 +52,7 @@ def names() -> tuple[str, ...]:
   return tuple(NETWORKS)
 
 
-def create(name: str, **overrides: Any) -> nn.Module:
+def create(name: str, **overrides: Any) -> ResNet:
   """A network by name.
 
   Args:
@@ -76,4 +74,5 @@ def create(name: str, **overrides: Any) -> nn.Module:
   for field in overrides:
     if field not in known:
       raise ValueError(f"network {name} has no field {field!r}: its fields are {', '.join(known)}")
-  return ResNet(**(NETWORKS[name] | overrides))
+  values = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+  return ResNet(**(NETWORKS[name] | values))

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from flax import linen as nn
-
 from resnet_jax.models.catalog import create
 from resnet_jax.models.resnet import ResNet
 
@@ -25,15 +23,14 @@ class ModelConfig:
   name: str = "resnet20"
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-  def create(self, **more: Any) -> nn.Module:
+  def create(self, **more: Any) -> ResNet:
     """The module, with `more` fields beside the overrides; raises `ValueError` as `create` does."""
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in self.overrides.items()}
-    return create(self.name, **(values | more))
+    return create(self.name, **(dict(self.overrides) | more))
 
 
-def configurable_fields(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+def configurable_fields(module: ResNet) -> dict[str, tuple[Any, Any]]:
   """Type and value of each field of a network that a config can set."""
-  hints = get_type_hints(type(module))
+  hints = get_type_hints(ResNet)
   return {
     field.name: (hints[field.name], getattr(module, field.name))
     for field in dataclasses.fields(ResNet)

@@ -1,6 +1,7 @@
 """Parameters and multiply-adds of a module, counted from its traced program."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -32,7 +33,9 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
   """
   x = jax.ShapeDtypeStruct((1, *input_shape), "float32")
   variables = jax.eval_shape(module.init, jax.random.key(0), x)
-  program = jax.make_jaxpr(module.apply)(variables, x)
+  # A part whose batch norms are in training mode updates their statistics.
+  apply = functools.partial(module.apply, mutable=["batch_stats"])
+  program = jax.make_jaxpr(apply)(variables, x)
   params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.get("params", {})))
   return Cost(params, _macs(program.jaxpr))
 

@@ -42,6 +42,8 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features)."""
+    if self.kernel_size % 2 == 0:
+      raise ValueError(f"kernel_size={self.kernel_size}: symmetric padding needs an odd one")
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param("kernel", he_fan_out, shape, self.param_dtype)
     x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
@@ -68,13 +70,14 @@ class BatchNorm(nn.Module):
 
   Attributes:
     use_running_average: Normalise by the running statistics (evaluation) instead of the batch's.
-    axis_name: Name of the mapped axis (`jax.pmap`, `jax.shard_map`, `jax.vmap`) over whose devices
-      the batch is spread in order, or None if the whole batch is at hand.
+    axis_name: Name of the mapped axis (`jax.pmap`, `jax.shard_map`) over whose devices the batch is
+      spread in order, or None if the whole batch is at hand.
     group: Examples in a group; None for the whole global batch.
     momentum: Weight of the past in the running statistics (the complement of PyTorch's).
     epsilon: Added to the variance.
     dtype: Of the output; None for the input's.
-    param_dtype: Of scale, bias, mean and variance, each of shape (C,).
+    param_dtype: Of scale and bias, each of shape (C,); the running statistics, of the same shape,
+      are float32 or wider.
     scale_init: Initialiser of the scale.
   """
 
@@ -95,12 +98,13 @@ class BatchNorm(nn.Module):
       ValueError: The groups do not divide the batch, or a device's share the groups.
     """
     shape = (x.shape[-1],)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    stats_dtype = jnp.promote_types(self.param_dtype, jnp.float32)
     scale = self.param("scale", self.scale_init, shape, self.param_dtype)
     bias = self.param("bias", nn.initializers.zeros_init(), shape, self.param_dtype)
-    running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
-    running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, stats_dtype)
+    running_var = self.variable("batch_stats", "var", jnp.ones, shape, stats_dtype)
 
-    wide = jnp.promote_types(x.dtype, jnp.float32)
     if self.use_running_average:
       grouped, mean, var = x.astype(wide), running_mean.value, running_var.value
     else:
@@ -121,7 +125,8 @@ class BatchNorm(nn.Module):
         if devices > span:
           batch_mean, batch_var = lax.pmean((batch_mean, batch_var), axis_name)
         for running, batch in ((running_mean, batch_mean), (running_var, batch_var)):
-          running.value = self.momentum * running.value + (1 - self.momentum) * batch
+          value = self.momentum * running.value + (1 - self.momentum) * batch
+          running.value = value.astype(stats_dtype)
 
     y = (grouped - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
     return y.reshape(x.shape).astype(self.dtype or x.dtype)
@@ -142,7 +147,9 @@ def group_layout(examples: int, group: int | None, devices: int = 1) -> tuple[in
   Raises:
     ValueError: The groups do not divide the batch, or a device's share of it.
   """
-  group = group or examples * devices
+  group = examples * devices if group is None else group
+  if group < 1:
+    raise ValueError(f"batch norm in groups of {group} examples: expected at least 1")
   if examples % group == 0:
     return examples // group, 1
   if group % examples == 0 and (examples * devices) % group == 0:

@@ -21,6 +21,7 @@ from resnet_jax.models.shortcuts import ShortcutOption
 
 Block = Literal["basic", "bottleneck"]
 StemName = Literal["imagenet", "cifar"]
+FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
 class ResNet(nn.Module):
@@ -38,8 +39,9 @@ class ResNet(nn.Module):
     stride_in: The convolution that strides in a bottleneck: 1x1 as in the paper, or 3x3 ("v1.5").
     num_classes: Number of classes.
     pool_padding: Before and after, of the stem's max-pooling: (0, 1) as Caffe, (1, 1) as PyTorch.
-    dtype: Of the computation; batch statistics and logits are at least float32.
-    param_dtype: Of parameters and running statistics.
+    dtype: Of the computation, by name or as `jnp.bfloat16`; batch statistics and logits are float32
+      or wider.
+    param_dtype: Of the parameters.
     norm: Normalisation: a partial of `BatchNorm`, or a factory that takes `use_running_average`,
       `dtype`, `param_dtype` and `name`.
     activation: The non-linearity.
@@ -70,11 +72,18 @@ class ResNet(nn.Module):
         raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {allowed}")
     if self.block == "basic" and self.stride_in != "1x1":
       raise ValueError(f"stride_in={self.stride_in!r}: only bottleneck blocks have a choice")
+    sizes = self.stage_sizes if isinstance(self.stage_sizes, tuple) else ()
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+      raise ValueError(f"stage_sizes={self.stage_sizes!r}: expected a tuple of positive integers")
     for name in ("width", "num_classes"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)!r}: expected at least 1")
-    if not self.stage_sizes or min(self.stage_sizes) < 1:
-      raise ValueError(f"stage_sizes={self.stage_sizes!r}: expected one positive number a stage")
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r}: expected a positive integer")
+    if self.pool_padding not in ((0, 0), (0, 1), (1, 0), (1, 1)):
+      raise ValueError(f"pool_padding={self.pool_padding!r}: expected (0, 1), or (1, 1) as PyTorch")
+    for name in ("dtype", "param_dtype"):
+      if not _is_float(getattr(self, name)):
+        raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {FLOATS}")
     super().__post_init__()
 
   @nn.compact
@@ -123,6 +132,13 @@ class ResNet(nn.Module):
       name="head",
     )(global_average_pool(x))
     return (logits, features) if return_features else logits
+
+
+def _is_float(dtype: Any) -> bool:
+  try:
+    return jnp.dtype(dtype).name in FLOATS
+  except TypeError:
+    return False
 
 
 class Stem(nn.Module):

@@ -105,4 +105,3 @@ class Checkpoints:
 
 def _accuracy(metrics: Any) -> float:
   return float(metrics["accuracy"])
-

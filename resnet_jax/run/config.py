@@ -95,8 +95,9 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
   values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
   values["model"] = model_kind(model.name, **{name: value for name, (_, value) in names.items()})
   command: Any = dataclasses.make_dataclass("Command", [("config", kind)], frozen=True)
+  values_for_flags: Any = tyro.conf.FlagConversionOff  # `--flag=True`, like any other field
   parsed = tyro.cli(
-    tyro.conf.FlagConversionOff[command],
+    values_for_flags[command],
     prog=prog,
     args=arguments,
     default=command(kind(**values)),
@@ -111,7 +112,7 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
 
 def to_json(config: Any) -> Any:
   """A config as plain dictionaries, lists, texts and numbers."""
-  return msgspec.to_builtins(config)
+  return msgspec.json.decode(msgspec.json.encode(config))
 
 
 def from_json(values: Any, kind: type[C]) -> C:

@@ -4,7 +4,9 @@ import re
 
 from resnet_jax.errors import UserError
 
-_FORM = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE]\+?\d+)?)\s*(step|epoch|example)s?\s*")
+_FORM = re.compile(
+  r"\s*(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)\s*(step|epoch|example)s?\s*"
+)
 
 
 def parse_steps(duration: str, field: str, batch_size: int, train_examples: int) -> int:
@@ -28,6 +30,8 @@ def parse_steps(duration: str, field: str, batch_size: int, train_examples: int)
     )
   number, unit = float(match[1]), match[2]
   examples = number * {"step": batch_size, "epoch": train_examples, "example": 1}[unit]
+  if examples == float("inf"):
+    raise UserError(f"{field}={duration!r} is too long")
   steps = round(examples / batch_size)
   if steps < 1:
     raise UserError(f"{field}={duration!r} is less than one step of {batch_size} examples")

@@ -100,7 +100,9 @@ def compile_step(run: Run) -> Callable[..., Any]:
 
 def _validation(run: Run) -> Evaluator | None:
   split = run.dataset.splits.get("validation")
-  return split and Evaluator(run.model, split, run.config.evaluation_batch_size, run.key)
+  if split is None:
+    return None
+  return Evaluator(run.model, split, run.config.evaluation_batch_size, run.key)
 
 
 def _batches(run: Run, step: int) -> Generator[dict[str, jax.Array], None, None]:

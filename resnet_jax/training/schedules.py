@@ -19,11 +19,13 @@ def stepwise(
     factor: Multiplier at each boundary.
 
   Returns:
-    A function from the number of steps done (int scalar) to the rate (float32 scalar).
+    A function from the number of steps done (int scalar) to the rate (float scalar).
 
   Raises:
-    ValueError: The boundaries do not increase.
+    ValueError: The boundaries do not increase, or begin before the first step.
   """
+  if any(boundary < 1 for boundary in boundaries):
+    raise ValueError(f"boundaries={tuple(boundaries)}: each must be at least one step")
   if any(after <= before for before, after in itertools.pairwise(boundaries)):
     raise ValueError(f"boundaries={tuple(boundaries)}: each must be later than the one before")
   return optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))

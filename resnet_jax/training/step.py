@@ -26,7 +26,8 @@ def make_step(
   """The step `(state, constants, batch, key) -> (state, sums)`.
 
   The loss is the mean cross-entropy over the examples of the global batch, weighted; its gradient
-  is that of one device with the whole batch, if the model's batch norms take `axis_name` too.
+  is that of one device with the whole batch, if the model's batch norms take `axis_name` too. An
+  example of weight 0 (unreadable) adds nothing to the loss, but is part of the batch's statistics.
 
   Args:
     view: What the network is shown: `view(constants, batch, key)` -> images, labels.
@@ -58,7 +59,8 @@ def make_step(
       )
       # Divided by the devices' mean weight, so that the mean over devices is the weighted mean over
       # the global batch even where devices hold unequal numbers of readable examples.
-      loss = (weights * cross_entropy(logits, labels)).sum() / share
+      losses = jnp.where(weights > 0, weights * cross_entropy(logits, labels), 0)
+      loss = losses.sum() / share
       return loss, (logits, updated.get("batch_stats", {}))
 
     gradient, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)

@@ -49,7 +49,6 @@ def test_an_order_that_is_kept_cannot_be_changed_by_its_users():
     epoch_order(0, 0, 10)[0] = 1
 
 
-@pytest.mark.xfail(strict=True, reason="numpy makes the key's large word and small epoch float64")
 @pytest.mark.parametrize("seeds", [(-1, 0), (-1, -2), (2**63, 2**63 + 1)])
 def test_seeds_of_all_64_bits_and_negative_ones_have_their_own_orders(seeds):
   with warnings.catch_warnings():

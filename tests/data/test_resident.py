@@ -121,6 +121,16 @@ def test_the_view_differs_by_epoch_and_by_key():
     assert (first != other).any((1, 2, 3)).sum() > 14
 
 
+def test_equal_images_are_seen_differently_within_one_epoch():
+  pixels, labels = arrays()["train"]
+  same = np.broadcast_to(pixels[:1], pixels.shape)
+  config = DataConfig(mean="channel", resident=ResidentConfig(padding=2, flip=True))
+  split = resident_dataset("same", {"train": (same, labels)}, "abcd", config).splits["train"]
+  images, _ = view(split, np.zeros(20), np.arange(20))
+  # 20 draws of 50 equally likely views show 16.6 different ones in the mean.
+  assert len({image.tobytes() for image in images}) > 10
+
+
 def test_the_view_is_traced_once_for_all_epochs_and_examples():
   split = open_resident().splits["train"]
 

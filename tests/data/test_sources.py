@@ -174,7 +174,7 @@ def damage(path, kind):
     "truncated",
     "flipped",
     "text",
-    pytest.param("empty", marks=pytest.mark.xfail(strict=True, reason="EOFError is not caught")),
+    "empty",
   ],
 )
 def test_a_damaged_file_is_a_users_error_that_names_it(prepared, kind):

@@ -203,7 +203,6 @@ def test_bfloat16_input_keeps_float32_statistics(train):
     np.testing.assert_allclose(stats["var"], exact.var((0, 1, 2)), atol=1e-2)
 
 
-@pytest.mark.xfail(strict=True, reason="running statistics of param_dtype come back as float32")
 def test_running_statistics_keep_their_dtype():
   norm = BatchNorm(param_dtype=jnp.bfloat16)
   x = activations(dtype=np.float32).astype(jnp.bfloat16)

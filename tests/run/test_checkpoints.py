@@ -73,7 +73,9 @@ def test_what_was_never_finished_is_not_there(tmp_path):
 
 def test_saving_takes_a_copy_before_the_buffers_are_donated(tmp_path):
   add_one = devices.parallelize(
-    lambda x, batch: jax.tree.map(lambda leaf: leaf + batch["one"].sum().astype(leaf.dtype) * 0 + 1, x),
+    lambda x, batch: jax.tree.map(
+      lambda leaf: leaf + batch["one"].sum().astype(leaf.dtype) * 0 + 1, x
+    ),
     batch_argument=1,
     arguments=2,
     donate=True,

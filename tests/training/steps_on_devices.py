@@ -38,10 +38,11 @@ def main(dtype: str, group: str, steps: str, output: str) -> None:
   for i in range(int(steps)):
     state, sums = step(state, constants, devices.shard(next(batches)), run.key)
     losses.append(float(sums.loss) / float(sums.weight))
-    if i == 0:  # w1 = w0 - rate (gradient + decay w0)
-      rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
+    if i == 0:
       after = jax.device_get(state.params)
-      gradient = jax.tree.map(lambda w0, w1: (w0 - w1) / rate - decay * w0, before, after)
+  rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
+  # The first update is w1 = w0 - rate (gradient + decay w0).
+  gradient = jax.tree.map(lambda w0, w1: (w0 - w1) / rate - decay * w0, before, after)
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
     assert len(shards) == jax.device_count(), path

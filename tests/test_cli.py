@@ -1,0 +1,243 @@
+"""The command line, as a user has it: in a process of its own."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ONE_DEVICE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+SMALL = [
+  "--config.model.stage_sizes",
+  "1",
+  "1",
+  "1",
+  "--config.model.width=4",
+  "--config.batch_size=32",
+  "--config.length=3 epochs",
+  "--config.log_every=10 steps",
+  "--config.checkpoint.every=7 steps",
+]
+
+
+def start(*arguments, **options) -> subprocess.Popen:
+  return subprocess.Popen(
+    [sys.executable, "-m", "resnet_jax", *map(str, arguments)],
+    env=os.environ | ONE_DEVICE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    **options,
+  )
+
+
+def call(*arguments) -> tuple[int, str, str]:
+  process = start(*arguments)
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+def train(workdir: pathlib.Path, *more) -> tuple[int, str, str]:
+  return call("train", "--config", "digits", "--workdir", workdir, *SMALL, *more)
+
+
+def records(workdir: pathlib.Path) -> list[dict]:
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def last_params(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+  code = f"""
+import pathlib, sys, jax, numpy as np
+from resnet_jax.run import read_config
+from resnet_jax.training import Config, build_run
+from resnet_jax.training.restore import restore_variables
+workdir = pathlib.Path({str(workdir)!r})
+_, variables = restore_variables(build_run(read_config(workdir, Config)), workdir, "last")
+leaves = jax.tree_util.tree_leaves_with_path(variables)
+np.savez(workdir / "last.npz", **{{jax.tree_util.keystr(path): leaf for path, leaf in leaves}})
+"""
+  subprocess.run([sys.executable, "-c", code], env=os.environ | ONE_DEVICE, check=True, timeout=120)
+  return dict(np.load(workdir / "last.npz"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> pathlib.Path:
+  """A run that was never killed."""
+  workdir = tmp_path_factory.mktemp("whole")
+  status, _, err = train(workdir)
+  assert status == 0, err
+  return workdir
+
+
+def test_a_run_leaves_config_environment_metrics_events_and_checkpoints(whole):
+  config = json.loads((whole / "config.json").read_text())
+  assert config["model"] == {
+    "name": "resnet20",
+    "overrides": {"stage_sizes": [1, 1, 1], "width": 4},
+  }
+  environment = json.loads((whole / "environment.json").read_text())
+  assert {"commit", "dirty", "packages", "devices", "command"} <= set(environment)
+  assert environment["packages"]["jax"]
+  assert list(whole.glob("events.*"))
+  assert list((whole / "checkpoints").iterdir())
+  pairs = [(r["step"], r["split"]) for r in records(whole)]
+  assert len(pairs) == len(set(pairs))
+  assert all(0 <= r["accuracy"] <= 1 for r in records(whole))
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.15, 0.4, 0.9])
+def test_a_run_killed_with_sigkill_goes_on_to_the_same_bits_and_records(wait, whole, tmp_path):
+  process = start("train", "--config", "digits", "--workdir", tmp_path, *SMALL)
+  while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
+    time.sleep(0.01)
+  time.sleep(wait)
+  process.kill()
+  process.communicate()
+  status, _, err = train(tmp_path)
+  assert status == 0, err
+  assert records(tmp_path) == records(whole)
+  ours, theirs = last_params(tmp_path), last_params(whole)
+  assert ours.keys() == theirs.keys()
+  for name in ours:
+    np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_sigterm_saves_and_exits_with_75(whole, tmp_path):
+  process = start("train", "--config", "digits", "--workdir", tmp_path, *SMALL)
+  while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text():
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 75, err
+  assert train(tmp_path)[0] == 0
+  assert records(tmp_path) == records(whole)
+
+
+def test_evaluate_counts_each_example_and_ends_with_the_accuracy(whole):
+  status, out, err = call("evaluate", "--workdir", whole, "--split", "test")
+  assert status == 0, err
+  assert "examples: 360" in out
+  name, percent = out.strip().splitlines()[-1].split(": ")
+  assert name == "test accuracy"
+  assert percent in {f"{right / 360:.2%}" for right in range(361)}
+  status, out, _ = call("evaluate", "--workdir", whole, "--checkpoint", "best")
+  assert status == 0
+  best = max(r["accuracy"] for r in records(whole) if r["split"] == "validation")
+  assert out.strip().splitlines()[-1] == f"validation accuracy: {best:.2%}"
+
+
+def test_report_draws_the_run(whole, tmp_path):
+  status, out, err = call("report", whole, "--output", tmp_path / "report")
+  assert status == 0, err
+  assert (tmp_path / "report" / "curves.png").read_bytes().startswith(b"\x89PNG")
+  assert "index.html" in out
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+  status, out, err = train(tmp_path / "new", "--dry-run")
+  assert status == 0, err
+  assert "parameters" in out
+  assert not (tmp_path / "new").exists()
+
+
+def test_a_workdir_in_use_is_refused_and_left_alone(whole, tmp_path):
+  process = start("train", "--config", "digits", "--workdir", tmp_path, *SMALL)
+  try:
+    while not (tmp_path / "metrics.jsonl").exists():
+      assert process.poll() is None, process.communicate()
+      time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    status, _, err = train(tmp_path)
+    assert status == 2
+    assert f"process {process.pid}" in err
+    assert "Traceback" not in err
+  finally:
+    process.kill()
+    process.communicate()
+
+
+def test_another_run_s_workdir_is_refused_by_field(whole):
+  before = {p: p.read_bytes() for p in whole.iterdir() if p.suffix in (".json", ".jsonl")}
+  status, _, err = train(whole, "--config.optimizer.learning_rate=0.4")
+  assert status == 2
+  assert "optimizer.learning_rate is 0.1, not 0.4" in err
+  assert {p: p.read_bytes() for p in before} == before
+
+
+@pytest.mark.parametrize(
+  ("arguments", "word"),
+  [
+    (["train", "--config", "digts", "--workdir", "W"], "digits"),
+    (["train", "--config", "digits"], "--workdir"),
+    (["train", "--config", "digits", "--workdir", "W", "--config.epochs=3"], "epochs"),
+    (["train", "--config", "digits", "--workdir", "W", "--config.seed=one"], "one"),
+    (["train", "--config", "digits", "--workdir", "W", "--config.batch_size=0"], "batch_size"),
+    (["train", "--config", "digits", "--workdir", "W", "--config.bn_group=48"], "bn_group"),
+    (["train", "--config", "digits", "--workdir", "W", "--config.model.name=resnet19"], "resnet"),
+    (
+      ["train", "--config", "cifar10", "--workdir", "W", "--config.data.data_dir=/nowhere"],
+      "resnet-jax prepare cifar10 --data-dir /nowhere",
+    ),
+    (
+      ["train", "--config", "imagenet", "--workdir", "W", "--config.data.data_dir=/nowhere"],
+      "resnet-jax prepare imagenet2012 --data-dir /nowhere",
+    ),
+    (["train", "--config", "digits", "--workdir", "W", "--steps=3"], "--steps"),
+    (["evaluate", "--workdir", "W"], "W"),
+    (["prepare", "mnist"], "mnist"),
+    (["report", "W", "--output", "R"], "W"),
+    (["fly"], "fly"),
+    ([], "COMMAND"),
+  ],
+)
+def test_a_mistake_costs_a_short_message_exit_code_2_and_nothing_is_written(
+  arguments, word, tmp_path
+):
+  arguments = [str(tmp_path / a) if a in ("W", "R") else a for a in arguments]
+  status, _, err = call(*arguments)
+  assert status == 2, err
+  assert word in err
+  assert "Traceback" not in err
+  assert len(err.splitlines()) < 20
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_names_the_checkpoints_and_splits_that_there_are(whole):
+  status, _, err = call("evaluate", "--workdir", whole, "--checkpoint", "9999")
+  assert status == 2
+  assert "9999" in err
+  status, _, err = call("evaluate", "--workdir", whole, "--checkpoint", "newest")
+  assert status == 2
+  assert "last, best" in err
+
+
+def test_help_of_every_command_exits_with_0_without_importing_jax():
+  for command in ([], ["train"], ["evaluate"], ["prepare"], ["report"]):
+    code = (
+      "import sys, resnet_jax.cli as c\n"
+      f"try: c.main({[*command, '--help']!r})\n"
+      "except SystemExit as e: print(e.code, 'jax' in sys.modules)"
+    )
+    result = subprocess.run(
+      [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "0 False"
+    assert "usage: resnet-jax" in result.stdout
+
+
+def test_help_with_a_config_lists_its_fields():
+  status, out, _ = call("train", "--config", "digits", "--help")
+  assert status == 0
+  for words in (
+    "--config.optimizer.learning_rate",
+    "--config.model.shortcut",
+    "Examples in a step",
+  ):
+    assert words in out

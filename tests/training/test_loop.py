@@ -1,0 +1,114 @@
+"""The loop: what is recorded and saved when; a run that stops goes on to the same bits."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from resnet_jax.data import DataConfig, SyntheticConfig
+from resnet_jax.errors import UserError
+from resnet_jax.models import ModelConfig
+from resnet_jax.run.checkpoints import Checkpoints
+from resnet_jax.training import CheckpointConfig, Config, OptimizerConfig, ScheduleConfig, fit
+from resnet_jax.training.build import build_run
+
+CONFIG = Config(
+  model=ModelConfig("resnet20", {"stage_sizes": (1, 1, 1), "width": 4}),
+  data=DataConfig("synthetic", synthetic=SyntheticConfig(40, 10, image_size=8)),
+  schedule=ScheduleConfig(boundaries=("4 steps",)),
+  batch_size=16,
+  length="11 steps",
+  log_every="3 steps",
+  evaluate_every="5 steps",
+  checkpoint=CheckpointConfig(every="4 steps", keep=2),
+)
+
+
+def records(workdir):
+  """All records, less what depends on the clock."""
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A run that was never stopped: its workdir and its last state."""
+  workdir = tmp_path_factory.mktemp("whole")
+  return workdir, jax.device_get(fit(build_run(CONFIG), workdir))
+
+
+def test_records_stand_at_the_steps_that_are_due_and_at_the_last(whole):
+  workdir, _ = whole
+  lines = records(workdir)
+  assert [(r["step"], r["split"]) for r in lines] == [
+    (3, "train"),
+    (5, "validation"),
+    (6, "train"),
+    (9, "train"),
+    (10, "validation"),
+    (11, "train"),
+    (11, "validation"),
+  ]
+  assert [r["examples"] for r in lines] == [48, 10, 48, 48, 10, 32, 10]
+  assert [round(r["learning_rate"], 6) for r in lines if r["split"] == "train"] == [
+    0.1,
+    0.01,
+    0.01,
+    0.01,
+  ]
+
+
+def test_it_saves_when_due_with_every_evaluation_and_at_the_end(whole, monkeypatch, tmp_path):
+  saved = []
+  monkeypatch.setattr(Checkpoints, "save", lambda self, step, *_: saved.append(step))
+  fit(build_run(CONFIG), tmp_path)
+  assert saved == [4, 5, 8, 10, 11]
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7, 10])
+def test_a_run_that_was_stopped_ends_with_the_same_bits_and_records(stop, whole, tmp_path):
+  workdir, state = whole
+  steps = iter(range(1, 100))
+  run = build_run(CONFIG)
+  fit(run, tmp_path, should_stop=lambda: next(steps) == stop)
+  assert Checkpoints(tmp_path, read_only=True).last() == stop
+  resumed = jax.device_get(fit(run, tmp_path))
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), resumed, state)
+  assert records(tmp_path) == records(workdir)
+
+
+def test_a_finished_run_that_is_started_again_changes_nothing(whole):
+  workdir, state = whole
+  before = records(workdir)
+  again = jax.device_get(fit(build_run(CONFIG), workdir))
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), again, state)
+  assert records(workdir) == before
+
+
+def test_a_longer_end_goes_on_from_the_last_step(tmp_path):
+  short = dataclasses.replace(CONFIG, length="6 steps")
+  fit(build_run(short), tmp_path)
+  state = fit(build_run(dataclasses.replace(short, length="8 steps")), tmp_path)
+  assert state.step == 8
+  assert records(tmp_path)[-1]["step"] == 8
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+  wild = dataclasses.replace(
+    CONFIG, optimizer=OptimizerConfig(learning_rate=1e30), length="20 steps", log_every="1 steps"
+  )
+  with pytest.raises(UserError, match="diverged"):
+    fit(build_run(wild), tmp_path)
+  for step in Checkpoints(tmp_path, read_only=True).steps():
+    assert step < records(tmp_path)[-1]["step"] + 1
+  assert all(np.isfinite(r["loss"]) for r in records(tmp_path))
+
+
+def test_without_a_validation_split_nothing_is_evaluated(tmp_path, monkeypatch):
+  run = build_run(CONFIG)
+  train_only = {"train": run.dataset.splits["train"]}
+  run = dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, splits=train_only))
+  fit(run, tmp_path)
+  assert {r["split"] for r in records(tmp_path)} == {"train"}
