@@ -9,7 +9,9 @@ from resnet_jax.training import CheckpointConfig, Config, OptimizerConfig, Sched
 
 
 def get_config() -> Config:
-  """The paper's CIFAR recipe, shortened, for pictures of 8x8 pixels."""
+  """The paper's CIFAR recipe, shortened, for pictures of 8x8 pixels: padded by 1 and not mirrored,
+  ten times its weight decay, which the validation split preferred.
+  """
   return Config(
     model=ModelConfig("resnet20"),
     data=DataConfig("digits", resident=ResidentConfig(padding=1, flip=False)),

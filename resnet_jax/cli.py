@@ -167,17 +167,19 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
   from resnet_jax.training.build import build_run
   from resnet_jax.training.dry_run import describe_run
   from resnet_jax.training.loop import fit
+  from resnet_jax.training.restore import require_resumable
 
   run = build_run(config)
   if options.dry_run:
     print(describe_run(run))
     return 0
   with locked(options.workdir):
+    require_resumable(run, options.workdir)
     claim(options.workdir, config, CHANGEABLE)
     record_environment(options.workdir)
     preempted = _Preempted()
-    fit(run, options.workdir, preempted)
-  if preempted():
+    state = fit(run, options.workdir, preempted)
+  if preempted() and state.step < run.steps:
     print("resnet-jax: saved after SIGTERM; run the same command to go on", file=sys.stderr)
     return EXIT_PREEMPTED
   return 0
@@ -189,7 +191,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
   import dataclasses
 
   from resnet_jax.evaluation.accuracy import Evaluator
-  from resnet_jax.run.workdir import read_config
+  from resnet_jax.run.records import record_once
+  from resnet_jax.run.workdir import locked, read_config
   from resnet_jax.training.build import build_run
   from resnet_jax.training.config import Config
   from resnet_jax.training.restore import restore_variables
@@ -199,7 +202,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     config = dataclasses.replace(
       config, data=dataclasses.replace(config.data, data_dir=options.data_dir)
     )
-  run = build_run(config)
+  run = build_run(config, trains=False)
   splits = run.dataset.splits
   if options.split not in splits:
     raise UserError(f"{run.dataset.name} has no {options.split} split here: {', '.join(splits)}")
@@ -212,7 +215,15 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     variables
   )
   for name, value in values.items():
-    print(f"{name.replace('_', ' ')}: {value:.4f}" if name != "examples" else f"examples: {value}")
+    print(
+      f"{name.replace('_', ' ')}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}"
+    )
+  if options.split == "test":
+    try:
+      with locked(options.workdir):
+        record_once(options.workdir, step, "test", **values)
+    except UserError as error:
+      print(f"not recorded: {error}", file=sys.stderr)
   print(f"{options.split} accuracy: {values['accuracy']:.2%}")
   return 0
 

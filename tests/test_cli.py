@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,8 +47,8 @@ def train(workdir: pathlib.Path, *more) -> tuple[int, str, str]:
   return call("train", "--config", "digits", "--workdir", workdir, *SMALL, *more)
 
 
-def records(workdir: pathlib.Path) -> list[dict]:
-  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+def records(workdir: pathlib.Path, file: str = "metrics.jsonl") -> list[dict]:
+  lines = map(json.loads, (workdir / file).read_text().splitlines())
   return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 
 
@@ -68,10 +69,11 @@ np.savez(workdir / "last.npz", **{{jax.tree_util.keystr(path): leaf for path, le
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> pathlib.Path:
-  """A run that was never killed."""
+  """A run that was never killed, with a copy of its records as they were at its end."""
   workdir = tmp_path_factory.mktemp("whole")
   status, _, err = train(workdir)
   assert status == 0, err
+  shutil.copy(workdir / "metrics.jsonl", workdir / "trained.jsonl")
   return workdir
 
 
@@ -101,7 +103,7 @@ def test_a_run_killed_with_sigkill_goes_on_to_the_same_bits_and_records(wait, wh
   process.communicate()
   status, _, err = train(tmp_path)
   assert status == 0, err
-  assert records(tmp_path) == records(whole)
+  assert records(tmp_path) == records(whole, "trained.jsonl")
   ours, theirs = last_params(tmp_path), last_params(whole)
   assert ours.keys() == theirs.keys()
   for name in ours:
@@ -117,7 +119,7 @@ def test_sigterm_saves_and_exits_with_75(whole, tmp_path):
   _, err = process.communicate(timeout=120)
   assert process.returncode == 75, err
   assert train(tmp_path)[0] == 0
-  assert records(tmp_path) == records(whole)
+  assert records(tmp_path) == records(whole, "trained.jsonl")
 
 
 def test_evaluate_counts_each_example_and_ends_with_the_accuracy(whole):
@@ -127,6 +129,9 @@ def test_evaluate_counts_each_example_and_ends_with_the_accuracy(whole):
   name, percent = out.strip().splitlines()[-1].split(": ")
   assert name == "test accuracy"
   assert percent in {f"{right / 360:.2%}" for right in range(361)}
+  assert [r["accuracy"] for r in records(whole) if r["split"] == "test"] == [
+    pytest.approx(float(percent.removesuffix("%")) / 100, abs=1e-4)
+  ]
   status, out, _ = call("evaluate", "--workdir", whole, "--checkpoint", "best")
   assert status == 0
   best = max(r["accuracy"] for r in records(whole) if r["split"] == "validation")

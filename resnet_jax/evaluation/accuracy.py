@@ -1,11 +1,10 @@
 """Loss and accuracy over a whole split: every example exactly once."""
 
-import collections
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
 
 from resnet_jax import devices
@@ -78,18 +77,18 @@ class Evaluator:
     """
     host, hosts = jax.process_index(), jax.process_count()
     batches = evaluation_batches(self._split, self._batch_size, host, hosts)
-    totals = np.zeros(5, np.float64)
-    pending: collections.deque[Any] = collections.deque()
+    results: list[Any] = []
     for batch in prefetch(batches, devices.shard):
-      pending.append(self._step(variables, self._constants, batch, self._key))
-      if len(pending) > 2:  # wait for an earlier batch only, so that the devices stay busy
-        totals += jax.tree.leaves(jax.device_get(pending.popleft()))
-    for results in pending:
-      totals += jax.tree.leaves(jax.device_get(results))
-    seen = round(totals[4])
+      results.append(self._step(variables, self._constants, batch, self._key))
+      # Waits for an earlier batch, so that batches do not pile up and the devices stay busy.
+      jax.block_until_ready(results[-3:][0])
+    sums, counts = jax.tree.map(
+      lambda *parts: math.fsum(float(part) for part in parts), *jax.device_get(results)
+    )
+    seen = round(counts)
     if seen != self._split.size:
       raise RuntimeError(f"saw {seen} of {self._split.size} examples of {self._split.name}")
-    summary = summarize(MetricSums(*totals[:4]))
+    summary = summarize(sums)
     if not summary["examples"]:
       raise UserError(f"none of the {seen} examples of {self._split.name} could be read")
     unreadable = seen - round(summary["examples"])

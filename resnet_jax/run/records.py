@@ -18,12 +18,8 @@ class Records:
 
   def __init__(self, workdir: pathlib.Path, step: int):
     """Opens the records of a run that is about to go on after `step` steps."""
-    path = workdir / "metrics.jsonl"
-    kept = [line for line in read_records(workdir) if line["step"] <= step]
-    new = path.with_name(path.name + ".new")
-    new.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    new.replace(path)
-    self._file = path.open("a")
+    _write(workdir, [record for record in read_records(workdir) if record["step"] <= step])
+    self._file = (workdir / "metrics.jsonl").open("a")
     self._events = tensorboardX.SummaryWriter(
       str(workdir),
       purge_step=step + 1 if step else None,
@@ -44,6 +40,12 @@ class Records:
     self._events.close()
 
 
+def record_once(workdir: pathlib.Path, step: int, split: str, **values: Any) -> None:
+  """Adds a record of a finished or stopped run, in the place of an earlier one of the same pair."""
+  records = [r for r in read_records(workdir) if (r["step"], r["split"]) != (step, split)]
+  _write(workdir, [*records, {"step": step, "split": split} | values])
+
+
 def read_records(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
   """The records of a run in order; an incomplete last line, of a killed process, is left out."""
   path = workdir / "metrics.jsonl"
@@ -56,3 +58,11 @@ def read_records(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
       continue
     if isinstance(record, dict) and "step" in record and "split" in record:
       yield record
+
+
+def _write(workdir: pathlib.Path, records: list[dict[str, Any]]) -> None:
+  """Replaces metrics.jsonl as a whole."""
+  path = workdir / "metrics.jsonl"
+  new = path.with_name(path.name + ".new")
+  new.write_text("".join(json.dumps(record) + "\n" for record in records))
+  new.replace(path)

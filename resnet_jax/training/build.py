@@ -49,13 +49,21 @@ class Run:
     return jax.random.key(self.config.seed)
 
 
-def build_run(config: Config) -> Run:
+def build_run(config: Config, trains: bool = True) -> Run:
   """Builds a run.
+
+  Args:
+    config: What it is.
+    trains: Whether it is to be trained on this process's devices, not evaluated alone: then they
+      must be able to share its batch.
 
   Raises:
     UserError: Something in the config is wrong, or its data is not there; the message names it.
   """
-  _check_batch(config)
+  if not 0 <= config.seed < 2**32:
+    raise UserError(f"seed={config.seed}: expected a number from 0 to {2**32 - 1}")
+  if trains:
+    _check_batch(config)
   dataset = open_dataset(config.data, config.seed)
 
   def steps(field: str, duration: str) -> int:

@@ -42,7 +42,7 @@ class CheckpointConfig:
   """When the run is saved, and what of it is kept.
 
   Attributes:
-    every: Duration between two saves.
+    every: Duration between two saves, beside those that follow each evaluation.
     keep: How many of the latest checkpoints are kept; the one with the best validation accuracy is
       kept besides.
   """
@@ -62,7 +62,7 @@ class Config:
     data: The data set and its views.
     optimizer: The optimizer.
     schedule: The learning rate over time.
-    seed: Fixes the run: initialisation, order of the examples, augmentation.
+    seed: From 0 to 2**32 - 1. Fixes the run: initialisation, order of the examples, augmentation.
     batch_size: Examples in a step, over all devices.
     bn_group: Examples that share batch-norm statistics, whatever device they are on: 32 is the
       paper's ImageNet training (256 on 8 GPUs), 64 its CIFAR training (128 on two); None for the

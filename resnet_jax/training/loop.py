@@ -40,7 +40,7 @@ def fit(
     The last state.
 
   Raises:
-    UserError: The loss is no longer finite. Nothing is saved from then on.
+    UserError: The training loss is no longer finite; what was saved before that stays.
   """
   with contextlib.ExitStack() as stack:
     checkpoints = Checkpoints(workdir, run.config.checkpoint.keep)
@@ -50,7 +50,7 @@ def fit(
       step, state, window = 0, initial_state(run), Window()
     else:
       step, (state, saved) = last, checkpoints.restore(last, abstract_state(run))
-      window = Window(**saved["window"])
+      window = Window(saved["window"])
     records = Records(workdir, step)
     stack.callback(records.close)
     progress = Progress(run.steps, step, run.config.batch_size)
@@ -69,16 +69,20 @@ def fit(
       step += 1
       window.add(sums)
       progress.advance()
-      stopping = should_stop()
-      if step % run.log_every == 0 or step == run.steps:
+      stopping, ends = should_stop(), step == run.steps
+      if ends or step % run.log_every == 0:
         _record_training(run, window, step, records, progress)
+      evaluates = validate is not None and (ends or step % run.evaluate_every == 0)
+      saves = evaluates or stopping or ends or step % run.checkpoint_every == 0
+      if saves:
+        _require_finite(window.sums()["loss"], step)
       metrics = None
-      if validate and (step % run.evaluate_every == 0 or step == run.steps):
+      if evaluates:
         with window.pause():
-          metrics = validate(state.variables)
+          metrics = validate(state.variables)  # type: ignore[misc]
         records.write(step, "validation", **metrics)
         progress.evaluation(step, "validation", metrics)
-      if metrics or stopping or step % run.checkpoint_every == 0 or step == run.steps:
+      if saves:
         with window.pause():
           rest = {
             "config": to_json(run.config),
@@ -117,12 +121,16 @@ def _record_training(
   run: Run, window: Window, step: int, records: Records, progress: Progress
 ) -> None:
   values, steps_per_second = window.close()
-  if not math.isfinite(values["loss"]):
-    raise UserError(
-      f"training diverged: the loss is {values['loss']} in the {run.log_every} steps up to {step}; "
-      "try a lower --config.optimizer.learning_rate in a new --workdir"
-    )
+  _require_finite(values["loss"], step)
   values["images_per_second"] = steps_per_second * run.config.batch_size
   values["learning_rate"] = float(run.schedule(step - 1))
   records.write(step, "train", **values)
   progress.train(step, values)
+
+
+def _require_finite(loss: float, step: int) -> None:
+  if not math.isfinite(loss):
+    raise UserError(
+      f"training diverged: the loss was {loss} by step {step}; the checkpoints before it are kept. "
+      "Try a lower --config.optimizer.learning_rate in a new --workdir"
+    )

@@ -26,6 +26,20 @@ def abstract_state(run: Run) -> TrainState:
   )
 
 
+def require_resumable(run: Run, workdir: pathlib.Path) -> None:
+  """Raises a UserError if the run in a directory is already longer than this one shall get."""
+  if not (workdir / "checkpoints").is_dir():
+    return
+  checkpoints = Checkpoints(workdir, read_only=True)
+  last = checkpoints.last() or 0
+  checkpoints.close()
+  if last > run.steps:
+    raise UserError(
+      f"length={run.config.length!r} is {run.steps} steps, but the run in {workdir} has done "
+      f"{last}: give a later end, or another --workdir"
+    )
+
+
 def restore_variables(
   run: Run, workdir: pathlib.Path, checkpoint: str
 ) -> tuple[int, dict[str, Any]]:
@@ -53,6 +67,7 @@ def restore_variables(
   else:
     raise UserError(f"--checkpoint {checkpoint}: give last, best or the number of a step")
   state, _ = checkpoints.restore(step, abstract_state(run))
+  checkpoints.close()
   return step, state.variables
 
 

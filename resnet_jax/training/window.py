@@ -1,8 +1,9 @@
 """Training metrics between two records of them."""
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -12,13 +13,15 @@ from resnet_jax.evaluation.metrics import MetricSums, summarize
 # them busy, few enough that their batches do not pile up in memory.
 STEPS_IN_FLIGHT = 4
 
+_NOTHING = {field.name: 0.0 for field in dataclasses.fields(MetricSums)}
+
 
 class Window:
   """Training metrics summed since the last record of them, and the speed meanwhile."""
 
-  def __init__(self, loss: float = 0, top1: float = 0, top5: float = 0, weight: float = 0):
-    """Goes on from what `sums` gave."""
-    self._sums = [loss, top1, top5, weight]
+  def __init__(self, sums: Mapping[str, float] | None = None):
+    """Begins with nothing, or goes on from what `sums` gave."""
+    self._sums = dict(sums or _NOTHING)
     self._pending: list[MetricSums] = []
     self._compiled = False
     self._steps, self._seconds = 0, 0.0
@@ -36,16 +39,16 @@ class Window:
       jax.block_until_ready(self._pending[-1 - STEPS_IN_FLIGHT])
 
   def sums(self) -> dict[str, float]:
-    """The sums so far, for a checkpoint."""
+    """The fields of `MetricSums` so far, for a checkpoint; waits for all steps under way."""
     self._collect()
-    return dict(zip(("loss", "top1", "top5", "weight"), self._sums, strict=True))
+    return dict(self._sums)
 
   def close(self) -> tuple[dict[str, float], float]:
     """The means of the window, and its steps a second (0 if none was timed); a new one begins."""
     with self.pause():
       rate = self._steps / self._seconds if self._steps else 0.0
-      values = summarize(MetricSums(*self._sums))  # type: ignore[arg-type]
-      self._sums, self._steps, self._seconds = [0.0] * 4, 0, 0.0
+      values = summarize(MetricSums(**self._sums))  # type: ignore[arg-type]
+      self._sums, self._steps, self._seconds = dict(_NOTHING), 0, 0.0
     return values, rate
 
   @contextlib.contextmanager
@@ -58,6 +61,6 @@ class Window:
 
   def _collect(self) -> None:
     for sums in jax.device_get(self._pending):
-      for i, value in enumerate((sums.loss, sums.top1, sums.top5, sums.weight)):
-        self._sums[i] += float(value)
+      for name in self._sums:
+        self._sums[name] += float(getattr(sums, name))
     self._pending = []

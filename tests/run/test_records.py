@@ -4,7 +4,7 @@ import json
 
 from tensorboardX.proto.event_pb2 import Event
 
-from resnet_jax.run.records import Records, read_records
+from resnet_jax.run.records import Records, read_records, record_once
 
 
 def pairs(workdir):
@@ -56,6 +56,14 @@ def test_a_run_without_checkpoint_starts_its_records_anew(tmp_path):
   records.close()
   Records(tmp_path, 0).close()
   assert pairs(tmp_path) == []
+
+
+def test_a_record_that_is_made_again_replaces_the_first(tmp_path):
+  Records(tmp_path, 0).write(10, "train", loss=1.0)
+  record_once(tmp_path, 10, "test", accuracy=0.5)
+  record_once(tmp_path, 10, "test", accuracy=0.75)
+  assert pairs(tmp_path) == [(10, "train"), (10, "test")]
+  assert list(read_records(tmp_path))[-1]["accuracy"] == 0.75
 
 
 def test_tensorboard_gets_every_value_and_purges_what_a_resumed_run_repeats(tmp_path):

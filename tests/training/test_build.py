@@ -26,6 +26,8 @@ CONFIG = Config(
   [
     ({"batch_size": 18}, ["batch_size=18", "4 device"]),
     ({"batch_size": 0}, ["batch_size=0"]),
+    ({"seed": -1}, ["seed=-1"]),
+    ({"seed": 2**32}, ["seed"]),
     ({"bn_group": 3}, ["bn_group=3", "4 examples"]),
     ({"bn_group": -4}, ["bn_group=-4"]),
     ({"length": "12"}, ["length", "steps"]),

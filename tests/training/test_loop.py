@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,8 @@ from resnet_jax.models import ModelConfig
 from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.training import CheckpointConfig, Config, OptimizerConfig, ScheduleConfig, fit
 from resnet_jax.training.build import build_run
+from resnet_jax.training.optimizers import make_optimizer
+from resnet_jax.training.restore import abstract_state, require_resumable
 
 CONFIG = Config(
   model=ModelConfig("resnet20", {"stage_sizes": (1, 1, 1), "width": 4}),
@@ -101,9 +104,32 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
   )
   with pytest.raises(UserError, match="diverged"):
     fit(build_run(wild), tmp_path)
-  for step in Checkpoints(tmp_path, read_only=True).steps():
-    assert step < records(tmp_path)[-1]["step"] + 1
   assert all(np.isfinite(r["loss"]) for r in records(tmp_path))
+
+
+def test_a_state_that_diverged_between_two_records_is_neither_evaluated_nor_saved(tmp_path):
+  run = build_run(dataclasses.replace(CONFIG, length="20 steps", log_every="20 steps"))
+  fit(run, tmp_path, should_stop=iter([False, True]).__next__)
+  wild = run.schedule
+
+  def schedule(step):
+    return jnp.where(step < 6, wild(step), 1e30)
+
+  run = dataclasses.replace(run, optimizer=make_optimizer(run.config.optimizer, schedule))
+  with pytest.raises(UserError, match="diverged"):
+    fit(run, tmp_path)
+  checkpoints = Checkpoints(tmp_path, read_only=True)
+  state, _ = checkpoints.restore(checkpoints.last(), abstract_state(run))
+  assert state.step < 10
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_a_run_is_not_shortened(tmp_path):
+  run = build_run(dataclasses.replace(CONFIG, length="6 steps"))
+  fit(run, tmp_path)
+  with pytest.raises(UserError, match="has done 6"):
+    require_resumable(build_run(dataclasses.replace(CONFIG, length="5 steps")), tmp_path)
+  require_resumable(run, tmp_path)
 
 
 def test_without_a_validation_split_nothing_is_evaluated(tmp_path, monkeypatch):
