@@ -1,100 +1,29 @@
 """The report of runs: curves.png, a table (runs.csv), and one page that shows both (index.html)."""
 
 import base64
-import csv
-import dataclasses
 import html
-import io
-import json
 import pathlib
 import shlex
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-
-from resnet_jax.analysis.curves import (
+from resnet_jax.analysis.curves import draw_curves, render_png
+from resnet_jax.analysis.recorded_runs import (
   RecordedRun,
   differing_fields,
-  draw_curves,
   format_value,
   read_runs,
-  render_png,
   run_labels,
 )
-from resnet_jax.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class _Summary:
-  """A row of the table; None where a run has no such number. Errors are top-1, in percent."""
-
-  run: str
-  workdir: str
-  model: str | None
-  dataset: str | None
-  steps: int
-  batch_size: int | None
-  seed: int | None
-  train_loss: float | None
-  train_error: float | None
-  validation_error: float | None
-  best_validation_error: float | None
-  best_validation_step: int | None
-  test_error: float | None
-  images_per_second: float | None
-  devices: str | None
-  commit: str | None
-
-
-def _percent(value: float) -> str:
-  return f"{value:.2f} %"
-
-
-def _speed(value: float) -> str:
-  return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Column:
-  """How a field of a summary is shown.
-
-  Attributes:
-    field: Its name in `_Summary`.
-    header: Its name to readers; the file for programs has `name`.
-    name: With the unit.
-    show: Formats a value.
-    printed: Whether the terminal, which is narrow, shows it as well.
-  """
-
-  field: str
-  header: str
-  name: str
-  show: Callable[[Any], str] = str
-  printed: bool = False
-
-
-_COLUMNS = (
-  _Column("run", "run", "run", printed=True),
-  _Column("workdir", "directory", "workdir"),
-  _Column("model", "model", "model"),
-  _Column("dataset", "data set", "dataset"),
-  _Column("steps", "steps", "steps", "{:,}".format, printed=True),
-  _Column("batch_size", "batch size", "batch_size"),
-  _Column("seed", "seed", "seed"),
-  _Column("train_loss", "train loss", "train_loss", "{:.4g}".format, printed=True),
-  _Column("train_error", "train error", "train_error_percent", _percent, printed=True),
-  _Column(
-    "validation_error", "validation error", "validation_error_percent", _percent, printed=True
-  ),
-  _Column("best_validation_error", "best", "best_validation_error_percent", _percent, printed=True),
-  _Column("best_validation_step", "at step", "best_validation_step", "{:,}".format, printed=True),
-  _Column("test_error", "test error", "test_error_percent", _percent, printed=True),
-  _Column("images_per_second", "images/s", "images_per_second_median", _speed, printed=True),
-  _Column("devices", "devices", "devices"),
-  _Column("commit", "commit", "commit"),
+from resnet_jax.analysis.summary import (
+  Summary,
+  aligned_table,
+  cell,
+  csv_table,
+  is_number,
+  shown_columns,
+  summarize_run,
 )
+from resnet_jax.errors import UserError
 
 _STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto;
@@ -140,118 +69,21 @@ def write_report(workdirs: Sequence[pathlib.Path], output: pathlib.Path) -> str:
   """
   runs = read_runs(workdirs)
   labels = run_labels(runs)
-  summaries = [_summarize(run, label) for run, label in zip(runs, labels, strict=True)]
+  summaries = [summarize_run(run, label) for run, label in zip(runs, labels, strict=True)]
   picture = render_png(draw_curves(runs))
   command = shlex.join(["resnet-jax", "report", *map(str, workdirs), "--output", str(output)])
   page = _page(summaries, _differences(runs, labels), picture, command)
   try:
     output.mkdir(parents=True, exist_ok=True)
     _write(output / "curves.png", picture)
-    _write(output / "runs.csv", _csv(summaries).encode())
+    _write(output / "runs.csv", csv_table(summaries).encode())
     _write(output / "index.html", page.encode())
   except OSError as error:
     raise UserError(
       f"the report cannot be written to {output} ({error.strerror}): choose another --output"
     ) from None
-  printed = [column for column in _shown(summaries) if column.printed]
-  table = _aligned(printed, summaries)
+  table = aligned_table(summaries)
   return f"{table}\n\nPage: {output / 'index.html'} (with curves.png and runs.csv)"
-
-
-def _summarize(run: RecordedRun, label: str) -> _Summary:
-  environments = _environments(run.workdir)
-  steps, errors = run.error("validation")
-  finite = np.isfinite(errors)
-  steps, errors = steps[finite], errors[finite]
-  # The last of equals, as `evaluate --checkpoint best` takes it.
-  best = len(errors) - 1 - int(np.argmin(errors[::-1])) if len(errors) else None
-  _, speeds = run.series("train", "images_per_second")
-  return _Summary(
-    run=label,
-    workdir=str(run.workdir),
-    model=run.field("model.name"),
-    dataset=run.field("data.dataset"),
-    steps=max(record["step"] for record in run.records),
-    batch_size=run.field("batch_size"),
-    seed=run.field("seed"),
-    train_loss=_last(run.series("train", "loss")[1]),
-    train_error=_last(run.error("train")[1]),
-    validation_error=_last(run.error("validation")[1]),
-    best_validation_error=None if best is None else float(errors[best]),
-    best_validation_step=None if best is None else int(steps[best]),
-    test_error=_last(run.error("test")[1]),
-    images_per_second=float(np.median(speeds)) if len(speeds) else None,
-    devices=_distinct([_devices(environment) for environment in environments]),
-    commit=_distinct([_commit(environment) for environment in environments]),
-  )
-
-
-def _last(values: np.ndarray) -> float | None:
-  return float(values[-1]) if len(values) else None
-
-
-def _environments(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """What each start of a run was made on, first to last; empty where nothing recorded it."""
-  try:
-    last = json.loads((workdir / "environment.json").read_text())
-    return [*last.get("earlier", []), last]
-  except (OSError, ValueError, AttributeError):
-    return []
-
-
-def _devices(environment: dict[str, Any]) -> str:
-  counts = Counter(environment.get("devices") or [])
-  return " + ".join(f"{count} x {kind}" for kind, count in counts.items())
-
-
-def _commit(environment: dict[str, Any]) -> str:
-  commit = environment.get("commit") or ""
-  return f"{commit[:10]} + changes" if commit and environment.get("dirty") else commit[:10]
-
-
-def _distinct(texts: Sequence[str]) -> str | None:
-  """All that a run, which may have been resumed elsewhere, had; in order, each once."""
-  return ", ".join(dict.fromkeys(text for text in texts if text)) or None
-
-
-def _shown(summaries: Sequence[_Summary]) -> list[_Column]:
-  """The columns in which any run has a value."""
-  return [c for c in _COLUMNS if any(getattr(s, c.field) is not None for s in summaries)]
-
-
-def _cell(summary: _Summary, column: _Column) -> str:
-  value = getattr(summary, column.field)
-  return "-" if value is None else column.show(value)
-
-
-def _is_number(column: _Column, summaries: Sequence[_Summary]) -> bool:
-  return not any(isinstance(getattr(summary, column.field), str) for summary in summaries)
-
-
-def _aligned(columns: Sequence[_Column], summaries: Sequence[_Summary]) -> str:
-  rows = [[column.header for column in columns]]
-  rows += [[_cell(summary, column) for column in columns] for summary in summaries]
-  widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-  right = [_is_number(column, summaries) for column in columns]
-  lines = [
-    "  ".join(
-      cell.rjust(width) if number else cell.ljust(width)
-      for cell, width, number in zip(row, widths, right, strict=True)
-    )
-    for row in rows
-  ]
-  return "\n".join(line.rstrip() for line in lines)
-
-
-def _csv(summaries: Sequence[_Summary]) -> str:
-  """Every column, whether or not a run has it; numbers unrounded but for the noise of floats."""
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow([column.name for column in _COLUMNS])
-  for summary in summaries:
-    values = [getattr(summary, column.field) for column in _COLUMNS]
-    writer.writerow([f"{v:.10g}" if isinstance(v, float) else v for v in values])
-  return text.getvalue()
 
 
 def _differences(runs: Sequence[RecordedRun], labels: Sequence[str]) -> str:
@@ -271,12 +103,12 @@ def _differences(runs: Sequence[RecordedRun], labels: Sequence[str]) -> str:
   return f"<h2>Fields in which the configs differ</h2>\n{rows}"
 
 
-def _page(summaries: Sequence[_Summary], differences: str, picture: bytes, command: str) -> str:
+def _page(summaries: Sequence[Summary], differences: str, picture: bytes, command: str) -> str:
   names = "; ".join(summary.run for summary in summaries)
   title = names if len(summaries) <= 3 else f"{len(summaries)} runs"
-  columns = _shown(summaries)
-  numbers = [_is_number(column, summaries) for column in columns]
-  rows = [[_cell(summary, column) for column in columns] for summary in summaries]
+  columns = shown_columns(summaries)
+  numbers = [is_number(column, summaries) for column in columns]
+  rows = [[cell(summary, column) for column in columns] for summary in summaries]
   data = base64.b64encode(picture).decode()
   return f"""<!DOCTYPE html>
 <html lang="en">

@@ -14,7 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from resnet_jax.analysis.curves import draw_curves, read_runs, render_png, run_labels
+from resnet_jax.analysis.curves import draw_curves, render_png
+from resnet_jax.analysis.recorded_runs import read_runs, run_labels
 from resnet_jax.errors import UserError
 
 CONFIG = {
