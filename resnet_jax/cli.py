@@ -230,7 +230,8 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _prepare(options: argparse.Namespace, rest: list[str]) -> int:
   del rest
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets on standard error
+  for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "2"), ("TF_ENABLE_ONEDNN_OPTS", "0")):
+    os.environ.setdefault(variable, value)  # or TensorFlow greets on standard error
   from resnet_jax.data.prepare import prepare
 
   prepare(
