@@ -1,7 +1,13 @@
 """Which data a run sees, and how: the data section of a config."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
+
+# Checked when a config is loaded or built, like the types.
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +20,7 @@ class ResidentConfig:
     flip: Whether to mirror each training image left to right with probability 1/2.
   """
 
-  padding: int = 4
+  padding: CountOrZero = 4
   flip: bool = True
 
 
@@ -34,13 +40,13 @@ class StreamingConfig:
     decode_threads: Threads that decode, 0 for one a core.
   """
 
-  image_size: int = 224
-  short_side_min: int = 256
-  short_side_max: int = 480
-  short_side_evaluation: int = 256
+  image_size: Count = 224
+  short_side_min: Count = 256
+  short_side_max: Count = 480
+  short_side_evaluation: Count = 256
   flip: bool = True
-  color_noise: float = 0.1
-  decode_threads: int = 0
+  color_noise: Annotated[float, msgspec.Meta(ge=0)] = 0.1
+  decode_threads: CountOrZero = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +60,10 @@ class SyntheticConfig:
     num_classes: Number of classes.
   """
 
-  train_examples: int = 1024
-  validation_examples: int = 256
-  image_size: int = 32
-  num_classes: int = 10
+  train_examples: Count = 1024
+  validation_examples: Count = 256
+  image_size: Count = 32
+  num_classes: Count = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +86,7 @@ class DataConfig:
 
   dataset: str = "digits"
   data_dir: str | None = None
-  held_out: int = 0
+  held_out: CountOrZero = 0
   mean: Literal["pixel", "channel"] = "pixel"
   resident: ResidentConfig = ResidentConfig()
   streaming: StreamingConfig = StreamingConfig()

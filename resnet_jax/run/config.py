@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, get_type_hints
 
@@ -58,6 +59,10 @@ def load_config(reference: str, kind: type[C]) -> C:
     config = get_config(arg) if arg else get_config()
   except ValueError as error:
     raise UserError(f"{reference}: {error}") from None
+  except UserError:
+    raise
+  except Exception as error:
+    raise _mistake_in(path, error) from error
   if not isinstance(config, kind):
     raise UserError(f"get_config of {file} returned a {type(config).__name__}, not a Config")
   try:
@@ -176,8 +181,18 @@ def _get_config_of(path: pathlib.Path) -> Callable[..., Any]:
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-  except SyntaxError as error:
-    raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
+  except Exception as error:
+    raise _mistake_in(path, error) from error
   if not hasattr(module, "get_config"):
     raise UserError(f"{path} has no function get_config() that returns a Config")
   return module.get_config
+
+
+def _mistake_in(path: pathlib.Path, error: Exception) -> UserError:
+  """An experiment file is a program of the user's: says in one line where it went wrong."""
+  if isinstance(error, SyntaxError):
+    return UserError(f"{path}, line {error.lineno}: {error.msg}")
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+  where = f"{path}, line {lines[-1]}" if lines else str(path)
+  return UserError(f"{where}: {type(error).__name__}: {error}")

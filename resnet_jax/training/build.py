@@ -11,6 +11,7 @@ from resnet_jax import devices, models
 from resnet_jax.data.dataset import Dataset
 from resnet_jax.data.sources import open_dataset
 from resnet_jax.errors import UserError
+from resnet_jax.run.config import from_json, to_json
 from resnet_jax.training.config import Config
 from resnet_jax.training.durations import parse_steps
 from resnet_jax.training.optimizers import make_optimizer
@@ -60,8 +61,7 @@ def build_run(config: Config, trains: bool = True) -> Run:
   Raises:
     UserError: Something in the config is wrong, or its data is not there; the message names it.
   """
-  if not 0 <= config.seed < 2**32:
-    raise UserError(f"seed={config.seed}: expected a number from 0 to {2**32 - 1}")
+  from_json(to_json(config), Config)  # every value has its type and range
   if trains:
     _check_batch(config)
   dataset = open_dataset(config.data, config.seed)
@@ -115,15 +115,13 @@ def build_model(config: Config, dataset: Dataset) -> nn.Module:
 def _check_batch(config: Config) -> None:
   """Raises a UserError unless the devices and the batch-norm groups divide the batch."""
   count = jax.device_count()
-  if config.batch_size < 1 or config.batch_size % count:
+  if config.batch_size % count:
     raise UserError(
       f"batch_size={config.batch_size} cannot be spread evenly over {count} device(s): choose a "
       f"multiple of {count}"
     )
   if config.bn_group is not None:
     try:
-      if config.bn_group < 1:
-        raise ValueError("a group has at least one example")
       models.group_layout(config.batch_size // count, config.bn_group, count)
     except ValueError as error:
       raise UserError(f"bn_group={config.bn_group}: {error}") from None

@@ -1,9 +1,14 @@
 """What a run is, in one typed, frozen record: the config that every experiment file returns."""
 
 import dataclasses
+from typing import Annotated
 
-from resnet_jax.data.config import DataConfig
+import msgspec
+
+from resnet_jax.data.config import Count, DataConfig
 from resnet_jax.models.config import ModelConfig
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +23,10 @@ class OptimizerConfig:
       parameters, batch norm's included.
   """
 
-  learning_rate: float = 0.1
-  momentum: float = 0.9
+  learning_rate: Positive = 0.1
+  momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
   nesterov: bool = False
-  weight_decay: float = 1e-4
+  weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,7 @@ class ScheduleConfig:
   """
 
   boundaries: tuple[str, ...] = ("32000 steps", "48000 steps")
-  factor: float = 0.1
+  factor: Positive = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +53,7 @@ class CheckpointConfig:
   """
 
   every: str = "10 epochs"
-  keep: int = 2
+  keep: Count = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +83,13 @@ class Config:
   data: DataConfig = DataConfig()
   optimizer: OptimizerConfig = OptimizerConfig()
   schedule: ScheduleConfig = ScheduleConfig()
-  seed: int = 0
-  batch_size: int = 128
-  bn_group: int | None = None
+  seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+  batch_size: Count = 128
+  bn_group: Count | None = None
   length: str = "64000 steps"
   log_every: str = "100 steps"
   evaluate_every: str = "1 epochs"
-  evaluation_batch_size: int = 500
+  evaluation_batch_size: Count = 500
   checkpoint: CheckpointConfig = CheckpointConfig()
 
 

@@ -109,6 +109,10 @@ def write(folder: pathlib.Path, body: str) -> str:
     ("def get_config(: pass", "line 2"),
     ("def get_config(): return Config(batch_size='12')", "batch_size"),
     ("def get_config(): return Config(data='digits')", "data"),
+    ("def get_config(): return Config(batch_size=0)", "batch_size"),
+    ("import nowhere", "line 2: ModuleNotFoundError: No module named 'nowhere'"),
+    ("def get_config():\n  return Config(lr=1)", "line 3: TypeError.*'lr'"),
+    ("raise RuntimeError('boom')", "line 2: RuntimeError: boom"),
     ("def get_config(name): raise ValueError(f'no {name}')", "no resnet"),
   ],
 )

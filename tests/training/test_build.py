@@ -6,10 +6,10 @@ import jax
 import pytest
 
 from resnet_jax import models
-from resnet_jax.data import DataConfig, SyntheticConfig
+from resnet_jax.data import DataConfig, ResidentConfig, SyntheticConfig
 from resnet_jax.errors import UserError
 from resnet_jax.models import ModelConfig
-from resnet_jax.training import Config, ScheduleConfig
+from resnet_jax.training import CheckpointConfig, Config, OptimizerConfig, ScheduleConfig
 from resnet_jax.training.build import build_run
 from resnet_jax.training.dry_run import describe_run
 
@@ -25,11 +25,18 @@ CONFIG = Config(
   ("change", "words"),
   [
     ({"batch_size": 18}, ["batch_size=18", "4 device"]),
-    ({"batch_size": 0}, ["batch_size=0"]),
-    ({"seed": -1}, ["seed=-1"]),
+    ({"batch_size": 0}, ["batch_size", ">= 1"]),
+    ({"seed": -1}, ["seed"]),
     ({"seed": 2**32}, ["seed"]),
+    ({"evaluation_batch_size": 0}, ["evaluation_batch_size", ">= 1"]),
+    ({"checkpoint": CheckpointConfig(keep=0)}, ["checkpoint.keep", ">= 1"]),
+    ({"optimizer": OptimizerConfig(learning_rate=-0.1)}, ["optimizer.learning_rate", "> 0"]),
+    ({"optimizer": OptimizerConfig(learning_rate=float("nan"))}, ["optimizer.learning_rate"]),
+    ({"optimizer": OptimizerConfig(momentum=1.0)}, ["optimizer.momentum", "< 1"]),
+    ({"data": DataConfig("digits", resident=ResidentConfig(-1))}, ["data.resident.padding"]),
+    ({"data": DataConfig("digits", held_out=-1)}, ["data.held_out"]),
     ({"bn_group": 3}, ["bn_group=3", "4 examples"]),
-    ({"bn_group": -4}, ["bn_group=-4"]),
+    ({"bn_group": -4}, ["bn_group", ">= 1"]),
     ({"length": "12"}, ["length", "steps"]),
     ({"length": "0 steps"}, ["length"]),
     ({"log_every": "2 hours"}, ["log_every"]),
