@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/installed  ## trains ResNet-20 on handwritten digits and draws its curves
 	@echo "== Training ResNet-20 on 1,257 handwritten digits (about a minute) in runs/demo"
+	rm -rf runs/demo
 	$(BIN)/resnet-jax train --config digits --workdir runs/demo
 	@echo "== Drawing the curves"
 	$(BIN)/resnet-jax report runs/demo --output runs/demo/report

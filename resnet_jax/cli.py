@@ -26,7 +26,10 @@ Each command explains itself: resnet-jax COMMAND --help
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """Runs one command and exits: 0 done, 2 a mistake of the user's, 75 pre-empted and saved."""
+  """Runs one command and exits: 0 done, 2 a mistake of the user's, 75 pre-empted and saved.
+
+  1 is a failure of the machine (a full disk, say), or with a traceback a defect of ours.
+  """
   parser = _parser()
   options, rest = parser.parse_known_args(arguments)
   if rest and options.command is not _train:
@@ -36,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   except UserError as error:
     print(f"resnet-jax: {error}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)
+  except OSError as error:  # a full disk, a directory without permission
+    print(f"resnet-jax: {error}", file=sys.stderr)
+    sys.exit(1)
   except KeyboardInterrupt:
     print("\nresnet-jax: interrupted", file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
@@ -79,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     help="a Python file whose get_config(ARG) returns a Config, or a built-in experiment "
     "(digits, cifar10, imagenet)",
   )
-  train.add_argument("--workdir", metavar="DIR", type=pathlib.Path, help="the run's directory")
+  train.add_argument("--workdir", metavar="DIR", type=_directory, help="the run's directory")
   train.add_argument(
     "--dry-run",
     action="store_true",
@@ -145,9 +151,15 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _directory(text: str) -> pathlib.Path:
+  if not text:
+    raise argparse.ArgumentTypeError("is empty")
+  return pathlib.Path(text)
+
+
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
   for argument in rest:
-    if argument.startswith("-") and not argument.startswith("--config."):
+    if argument.startswith("--") and not argument.startswith("--config."):
       options.parser.error(f"unrecognized argument: {argument}")
   if options.help:
     options.parser.print_help()
@@ -163,7 +175,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
 
   config = override_config(load_config(options.config, Config), rest, "resnet-jax train")
   from resnet_jax.run.environment import record_environment
-  from resnet_jax.run.workdir import claim, locked
+  from resnet_jax.run.workdir import check_claim, claim, locked
   from resnet_jax.training.build import build_run
   from resnet_jax.training.dry_run import describe_run
   from resnet_jax.training.loop import fit
@@ -173,9 +185,12 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
   if options.dry_run:
     print(describe_run(run))
     return 0
+  changed = check_claim(options.workdir, config, CHANGEABLE)
+  require_resumable(run, options.workdir)
   with locked(options.workdir):
-    require_resumable(run, options.workdir)
     claim(options.workdir, config, CHANGEABLE)
+    for name, (before, after) in changed.items():
+      print(f"goes on with {name}={after!r} instead of {before!r}")
     record_environment(options.workdir)
     preempted = _Preempted()
     state = fit(run, options.workdir, preempted)

@@ -93,21 +93,61 @@ def test_a_run_leaves_config_environment_metrics_events_and_checkpoints(whole):
   assert all(0 <= r["accuracy"] <= 1 for r in records(whole))
 
 
-@pytest.mark.parametrize("wait", [0.0, 0.15, 0.4, 0.9])
-def test_a_run_killed_with_sigkill_goes_on_to_the_same_bits_and_records(wait, whole, tmp_path):
+KILL_WHEN = {
+  "before the first checkpoint": lambda w: (w / "config.json").exists(),
+  "inside a save": lambda w: list(w.glob("checkpoints/*.orbax-checkpoint-tmp")),
+  "after a checkpoint": lambda w: list(w.glob("checkpoints/[0-9]*[0-9]")),
+  "between a record and its checkpoint": lambda w: (
+    (w / "metrics.jsonl").exists() and '"validation"' in (w / "metrics.jsonl").read_text()
+  ),
+}
+
+
+@pytest.mark.parametrize("moment", KILL_WHEN)
+def test_a_run_killed_with_sigkill_goes_on_to_the_same_bits_and_records(moment, whole, tmp_path):
   process = start("train", "--config", "digits", "--workdir", tmp_path, *SMALL)
-  while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
-    time.sleep(0.01)
-  time.sleep(wait)
+  while process.poll() is None and not KILL_WHEN[moment](tmp_path):
+    time.sleep(0.001)
   process.kill()
   process.communicate()
-  status, _, err = train(tmp_path)
+  assert process.returncode == -signal.SIGKILL
+  saved = list(tmp_path.glob("checkpoints/[0-9]*[0-9]"))
+  status, out, err = train(tmp_path)
   assert status == 0, err
+  assert bool(saved) == ("resumed after step" in out)
+  if moment == "after a checkpoint":
+    assert saved
   assert records(tmp_path) == records(whole, "trained.jsonl")
+  assert not list(tmp_path.glob("checkpoints/*.orbax-checkpoint-tmp"))
   ours, theirs = last_params(tmp_path), last_params(whole)
   assert ours.keys() == theirs.keys()
   for name in ours:
     np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_there(whole, tmp_path):
+  shutil.copytree(whole, tmp_path / "run")
+  last = max((tmp_path / "run" / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
+  for file in (last / "state").rglob("*"):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+  for command in (["evaluate"], ["train", "--config", "digits", *SMALL]):
+    status, _, err = call(*command, "--workdir", tmp_path / "run")
+    assert status == 2
+    assert str(last) in err
+    assert "Traceback" not in err
+  shutil.rmtree(last)
+  assert call("evaluate", "--workdir", tmp_path / "run")[0] == 0
+
+
+def test_a_foreign_directory_is_refused_and_left_alone(tmp_path):
+  (tmp_path / "lock").write_text("precious")
+  (tmp_path / "config.json").write_text('{"theirs": 1}')
+  status, _, err = train(tmp_path)
+  assert status == 2, err
+  assert (tmp_path / "lock").read_text() == "precious"
+  assert (tmp_path / "config.json").read_text() == '{"theirs": 1}'
+  assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_sigterm_saves_and_exits_with_75(whole, tmp_path):
@@ -198,6 +238,8 @@ def test_another_run_s_workdir_is_refused_by_field(whole):
     (["evaluate", "--workdir", "W"], "W"),
     (["prepare", "mnist"], "mnist"),
     (["report", "W", "--output", "R"], "W"),
+    (["train", "--config", "digits", "--workdir", ""], "empty"),
+    (["evaluate", "--workdir", __file__], "not the directory of a run"),
     (["fly"], "fly"),
     ([], "COMMAND"),
   ],

@@ -6,11 +6,14 @@ and the view gathers, crops and flips there. *Streaming* sets are read and decod
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+
+from resnet_jax.errors import UserError
 
 # Host arrays with a leading axis of examples. Always `epoch` and `example` (int32) and `weight`
 # (float32, 0 for padding and unreadable examples); streaming adds `image` (uint8) and `label`.
@@ -72,3 +75,35 @@ def positions(epochs: np.ndarray, examples: np.ndarray) -> Batch:
     "example": np.asarray(examples, np.int32),
     "weight": np.ones(len(examples), np.float32),
   }
+
+
+def fingerprint(dataset: Dataset) -> dict[str, str]:
+  """What a run that resumes must find again, for each split: its size, and a hash of its arrays.
+
+  The arrays are all pixels and labels of a resident set, and the mean image of a streaming one.
+  """
+  return {
+    name: f"{split.size} examples, {_hash(split.constants)}"
+    for name, split in dataset.splits.items()
+  }
+
+
+def require_same_data(dataset: Dataset, saved: Mapping[str, str]) -> None:
+  """Raises a UserError that names the split unless a data set has the fingerprint saved."""
+  found = fingerprint(dataset)
+  for name in {**found, **saved}:
+    if found.get(name) != saved.get(name):
+      raise UserError(
+        f"the {name} split of {dataset.name} is not the one that this run has seen so far "
+        f"({saved.get(name, 'none')}; here {found.get(name, 'none')}): give its data_dir, or start "
+        "a new --workdir"
+      )
+
+
+def _hash(constants: Any) -> str:
+  digest = hashlib.blake2b(digest_size=8)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(constants):
+    array = np.ascontiguousarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+    digest.update(array.data)
+  return digest.hexdigest()

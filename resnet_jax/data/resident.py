@@ -11,6 +11,7 @@ import numpy as np
 from resnet_jax.data import augment
 from resnet_jax.data.config import DataConfig
 from resnet_jax.data.dataset import Dataset, Split, View, positions
+from resnet_jax.errors import UserError
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -25,8 +26,16 @@ def resident_dataset(
     arrays: Images (N, H, W, C) uint8 and labels (N,) of each split; `train` must be there.
     class_names: Names in the order of the labels.
     config: Says what is subtracted and how training images are augmented.
+
+  Raises:
+    UserError: The padding is not smaller than the images.
   """
   images = arrays["train"][0]
+  if config.resident.padding >= min(images.shape[1:3]):
+    raise UserError(
+      f"data.resident.padding={config.resident.padding}: a crop could miss the whole image of "
+      f"{images.shape[1]}x{images.shape[2]} pixels; choose less"
+    )
   axes = 0 if config.mean == "pixel" else (0, 1, 2)
   mean = images.mean(axes, dtype=np.float64).astype(np.float32)
   views: dict[str, View] = {

@@ -73,7 +73,7 @@ class Evaluator:
 
     Raises:
       UserError: No example could be read.
-      RuntimeError: Some example was not seen, or seen twice.
+      RuntimeError: The number of examples seen is not the split's.
     """
     host, hosts = jax.process_index(), jax.process_count()
     batches = evaluation_batches(self._split, self._batch_size, host, hosts)

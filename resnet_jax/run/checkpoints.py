@@ -1,6 +1,7 @@
 """Checkpoints of a run: everything that it is, in one atomic unit, through Orbax."""
 
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -21,9 +22,10 @@ class Checkpoints:
       keep: How many of the latest are kept, beside the best.
       read_only: Never write or delete.
     """
-    directory = (workdir / "checkpoints").resolve()
+    self._directory = directory = (workdir / "checkpoints").resolve()
     if not read_only:
-      directory.mkdir(parents=True, exist_ok=True)
+      for unfinished in directory.glob("*.orbax-checkpoint-tmp"):  # of saves that a kill cut short
+        shutil.rmtree(unfinished)
     policy = policies.AnyPreservationPolicy(
       [
         policies.LatestN(n=keep),
@@ -81,18 +83,22 @@ class Checkpoints:
         `jax.ShapeDtypeStruct`).
 
     Raises:
-      UserError: There is no such step.
+      UserError: There is no such step, or it is damaged.
     """
     if step not in self.steps():
       raise UserError(f"there is no checkpoint of step {step}; there are {self.steps() or 'none'}")
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
-        run=ocp.args.JsonRestore(),
-      ),
+    arguments = ocp.args.Composite(
+      state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
+      run=ocp.args.JsonRestore(),
     )
-    return restored["state"], restored["run"]
+    try:
+      restored = self._manager.restore(step, args=arguments)
+      return restored["state"], restored["run"]
+    except Exception as error:  # Orbax has no type of its own for what damage makes it raise.
+      raise UserError(
+        f"checkpoint {self._directory / str(step)} cannot be read ({type(error).__name__}): delete "
+        f"it to go on from the one before; there are {self.steps()}"
+      ) from error
 
   def wait(self) -> None:
     """Until what was saved is on disk."""

@@ -10,6 +10,7 @@ import difflib
 import importlib.resources
 import importlib.util
 import inspect
+import math
 import pathlib
 import re
 import traceback
@@ -61,14 +62,15 @@ def load_config(reference: str, kind: type[C]) -> C:
     raise UserError(f"{reference}: {error}") from None
   except UserError:
     raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise _mistake_in(path, error) from error
   if not isinstance(config, kind):
     raise UserError(f"get_config of {file} returned a {type(config).__name__}, not a Config")
   try:
-    return from_json(to_json(config), kind)
+    check_config(config)
   except UserError as error:
     raise UserError(f"{reference}: {error}") from None
+  return config
 
 
 def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
@@ -84,6 +86,9 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
   """
   model = _named_model(config, arguments)
   names = configurable_fields(model.create())
+  for field in model.overrides:
+    if field not in names:
+      raise UserError(f"config.model: no config can set {field!r}; it can set {', '.join(names)}")
   model_kind = dataclasses.make_dataclass(
     "Model",
     [("name", str), *((name, hint) for name, (hint, _) in names.items())],
@@ -111,13 +116,20 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
   chosen = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
   fields = {name: getattr(parsed.model, name) for name in names}
   paper = configurable_fields(ModelConfig(model.name).create())
-  differing = {name: value for name, value in fields.items() if value != paper[name][1]}
+  # A value that somebody gave is kept even where it is the paper's.
+  given = set(model.overrides) | set(_arguments_of("model", arguments))
+  differing = {
+    name: value for name, value in fields.items() if name in given or value != paper[name][1]
+  }
   return type(config)(**chosen | {"model": ModelConfig(model.name, differing)})
 
 
 def to_json(config: Any) -> Any:
   """A config as plain dictionaries, lists, texts and numbers."""
-  return msgspec.json.decode(msgspec.json.encode(config))
+  try:
+    return msgspec.json.decode(msgspec.json.encode(config))
+  except TypeError as error:
+    raise UserError(f"config: a value is no number, text, list or dictionary: {error}") from None
 
 
 def from_json(values: Any, kind: type[C]) -> C:
@@ -130,10 +142,19 @@ def from_json(values: Any, kind: type[C]) -> C:
     config = msgspec.convert(values, kind)
   except msgspec.ValidationError as error:
     raise UserError(f"config: {str(error).replace('$.', '')}") from None
+  known = dict(_leaves(to_json(config)))
   for path, _ in _leaves(values):
-    if path not in dict(_leaves(to_json(config))):
+    if path not in known:
       raise UserError(f"config: this version knows no field {path}")
   return config
+
+
+def check_config(config: Any) -> None:
+  """Raises a UserError unless every value of a config has its type and lies in its range."""
+  for path, value in _leaves(msgspec.to_builtins(config)):
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f"config: {path}={value} is not finite")
+  from_json(to_json(config), type(config))
 
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
@@ -157,14 +178,19 @@ def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _named_model(config: Any, arguments: Sequence[str]) -> ModelConfig:
   """The config's network, or another one that the arguments name."""
-  text = "\0".join(arguments)
-  names = re.findall(r"(?:^|\0)--config\.model\.name[=\0]([^\0]*)", text)
-  model = dataclasses.replace(config.model, name=names[-1]) if names else config.model
+  names = _arguments_of("model", arguments).get("name")
+  model = dataclasses.replace(config.model, name=names) if names else config.model
   try:
     model.create()
   except (ValueError, TypeError) as error:
     raise UserError(f"config.model: {error}") from None
   return model
+
+
+def _arguments_of(section: str, arguments: Sequence[str]) -> dict[str, str]:
+  """The fields of a section that the arguments name, with (the first word of) their last value."""
+  text = "\0".join(arguments)
+  return dict(re.findall(rf"(?:^|\0)--config\.{section}\.(\w+)[=\0]([^\0]*)", text))
 
 
 def _built_in_folder() -> pathlib.Path:
@@ -175,24 +201,24 @@ def _built_in_folder() -> pathlib.Path:
 
 
 def _get_config_of(path: pathlib.Path) -> Callable[..., Any]:
-  spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+  spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path.resolve())
   if spec is None or spec.loader is None:
     raise UserError(f"{path} cannot be loaded as Python")
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise _mistake_in(path, error) from error
   if not hasattr(module, "get_config"):
     raise UserError(f"{path} has no function get_config() that returns a Config")
   return module.get_config
 
 
-def _mistake_in(path: pathlib.Path, error: Exception) -> UserError:
+def _mistake_in(path: pathlib.Path, error: BaseException) -> UserError:
   """An experiment file is a program of the user's: says in one line where it went wrong."""
   if isinstance(error, SyntaxError):
     return UserError(f"{path}, line {error.lineno}: {error.msg}")
   frames = traceback.extract_tb(error.__traceback__)
-  lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+  lines = [frame.lineno for frame in frames if frame.filename == str(path.resolve())]
   where = f"{path}, line {lines[-1]}" if lines else str(path)
   return UserError(f"{where}: {type(error).__name__}: {error}")

@@ -51,7 +51,7 @@ def record_environment(workdir: pathlib.Path) -> None:
   try:
     last = json.loads(path.read_text())
     environment["earlier"] = [*last.pop("earlier", []), last]
-  except (OSError, ValueError):
+  except (OSError, ValueError, TypeError, AttributeError):
     environment["earlier"] = []
   write_json(path, environment)
 

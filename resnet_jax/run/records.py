@@ -22,13 +22,13 @@ class Records:
     self._file = (workdir / "metrics.jsonl").open("a")
     self._events = tensorboardX.SummaryWriter(
       str(workdir),
-      purge_step=step + 1 if step else None,
+      purge_step=step + 1,
       filename_suffix=f".{time.time_ns()}",  # else a start in the same second overwrites the last
     )
 
   def write(self, step: int, split: str, **values: Any) -> None:
     """One record of a split after `step` steps; visible to readers at once."""
-    self._file.write(json.dumps({"step": step, "split": split} | values) + "\n")
+    self._file.write(json.dumps({"step": step, "split": split} | values, allow_nan=False) + "\n")
     self._file.flush()
     for name, value in values.items():
       self._events.add_scalar(f"{split}/{name}", value, step)
@@ -51,13 +51,14 @@ def read_records(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
   path = workdir / "metrics.jsonl"
   if not path.exists():
     return
-  for line in path.read_text().splitlines():
+  for line in path.read_text(errors="replace").splitlines():
     try:
       record = json.loads(line)
     except ValueError:
       continue
-    if isinstance(record, dict) and "step" in record and "split" in record:
-      yield record
+    match record:
+      case {"step": int(), "split": str()}:
+        yield record
 
 
 def _write(workdir: pathlib.Path, records: list[dict[str, Any]]) -> None:

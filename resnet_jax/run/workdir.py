@@ -39,38 +39,50 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         f"workdir {workdir} is in use by {file.read().strip() or 'another process'}: wait for it, "
         "stop it, or choose another --workdir"
       ) from None
+    except OSError as error:
+      raise UserError(f"workdir {workdir} cannot be locked: {error.strerror}") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     yield
 
 
-def claim(workdir: pathlib.Path, config: Any, changeable: Sequence[str]) -> None:
-  """Records a run's config in its directory, or makes sure that the one there is the same.
+def check_claim(
+  workdir: pathlib.Path, config: Any, changeable: Sequence[str]
+) -> dict[str, tuple[Any, Any]]:
+  """Makes sure, writing nothing, that a directory is this run's or can become so.
 
   Args:
     workdir: The run's directory.
     config: The config that is to run.
     changeable: Dotted paths of the fields in which a run that resumes may differ.
 
+  Returns:
+    The fields in which the run that is there differs: the values there, and here.
+
   Raises:
     UserError: The directory holds a run with another config, or something else.
   """
-  path = workdir / "config.json"
-  if path.exists():
-    old = read_config(workdir, type(config))
-    differing = {
-      name: values for name, values in differences(old, config).items() if name not in changeable
-    }
-    if differing:
-      fields = "; ".join(f"{name} is {a!r}, not {b!r}" for name, (a, b) in differing.items())
-      raise UserError(
-        f"workdir {workdir} holds a run with another config: {fields}. Choose another --workdir, "
-        "or give the config that it has"
-      )
-  elif (workdir / "checkpoints").exists() or (workdir / "metrics.jsonl").exists():
-    raise UserError(f"workdir {workdir} holds a run without a config.json: choose another one")
-  write_json(path, to_json(config))
+  if not (workdir / "config.json").exists():
+    for name in ("checkpoints", "metrics.jsonl", "environment.json"):
+      if (workdir / name).exists():
+        raise UserError(f"workdir {workdir} has {name} but no config.json: choose another one")
+    return {}
+  differing = differences(read_config(workdir, type(config)), config)
+  refused = {name: values for name, values in differing.items() if name not in changeable}
+  if refused:
+    fields = "; ".join(f"{name} is {a!r}, not {b!r}" for name, (a, b) in refused.items())
+    raise UserError(
+      f"workdir {workdir} holds a run with another config: {fields}. Choose another --workdir, "
+      "or give the config that it has"
+    )
+  return differing
+
+
+def claim(workdir: pathlib.Path, config: Any, changeable: Sequence[str]) -> None:
+  """Records a run's config in its directory; arguments and errors are those of `check_claim`."""
+  check_claim(workdir, config, changeable)
+  write_json(workdir / "config.json", to_json(config))
 
 
 def read_config(workdir: pathlib.Path, kind: type[C]) -> C:
@@ -82,8 +94,10 @@ def read_config(workdir: pathlib.Path, kind: type[C]) -> C:
   path = workdir / "config.json"
   try:
     values = json.loads(path.read_text())
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     raise UserError(f"{workdir} is not the directory of a run: it has no config.json") from None
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}") from None
   except ValueError as error:
     raise UserError(f"{path} is not valid JSON: {error}") from None
   try:

@@ -11,7 +11,7 @@ from resnet_jax import devices, models
 from resnet_jax.data.dataset import Dataset
 from resnet_jax.data.sources import open_dataset
 from resnet_jax.errors import UserError
-from resnet_jax.run.config import from_json, to_json
+from resnet_jax.run.config import check_config
 from resnet_jax.training.config import Config
 from resnet_jax.training.durations import parse_steps
 from resnet_jax.training.optimizers import make_optimizer
@@ -61,7 +61,7 @@ def build_run(config: Config, trains: bool = True) -> Run:
   Raises:
     UserError: Something in the config is wrong, or its data is not there; the message names it.
   """
-  from_json(to_json(config), Config)  # every value has its type and range
+  check_config(config)
   if trains:
     _check_batch(config)
   dataset = open_dataset(config.data, config.seed)
@@ -104,6 +104,8 @@ def build_model(config: Config, dataset: Dataset) -> nn.Module:
     model = config.model.create(norm=norm, num_classes=classes["num_classes"])
   except (ValueError, TypeError) as error:
     raise UserError(f"config.model: {error}") from None
+  if "float64" in (model.dtype, model.param_dtype) and not jax.config.read("jax_enable_x64"):
+    raise UserError("float64 is off in JAX: set the environment variable JAX_ENABLE_X64=1")
   if model.num_classes != dataset.num_classes:
     raise UserError(
       f"the network has {model.num_classes} outputs and {dataset.name} has {dataset.num_classes} "

@@ -7,10 +7,9 @@ from typing import Any
 import jax
 
 from resnet_jax import devices, models
-from resnet_jax.data.feed import training_batches
 from resnet_jax.run.config import to_json
 from resnet_jax.training.build import Run
-from resnet_jax.training.loop import compile_step
+from resnet_jax.training.loop import compile_step, device_batches
 from resnet_jax.training.restore import initial_state
 
 
@@ -23,10 +22,12 @@ def describe_run(run: Run) -> str:
   config, split = run.config, run.dataset.splits["train"]
   cost = models.cost(run.model, run.dataset.image_shape)
   state = initial_state(run)
-  batch = next(training_batches(split, config.seed, config.batch_size, 0))
+  batches = device_batches(run, 0)
+  batch = next(batches)
+  batches.close()
   constants = devices.replicate(split.constants)
   step: Any = compile_step(run)
-  compiled = step.lower(state, constants, devices.shard(batch), run.key).compile()
+  compiled = step.lower(state, constants, batch, run.key).compile()
   memory = compiled.memory_analysis()
   saved = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
   examples = run.steps * config.batch_size

@@ -7,8 +7,10 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from resnet_jax import devices
+from resnet_jax.data.dataset import fingerprint, require_same_data
 from resnet_jax.data.feed import prefetch, training_batches
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.accuracy import Evaluator
@@ -40,7 +42,8 @@ def fit(
     The last state.
 
   Raises:
-    UserError: The training loss is no longer finite; what was saved before that stays.
+    UserError: A loss or a parameter is no longer finite, and what was saved before that stays; or
+      the checkpoint is of a run on other data.
   """
   with contextlib.ExitStack() as stack:
     checkpoints = Checkpoints(workdir, run.config.checkpoint.keep)
@@ -50,6 +53,7 @@ def fit(
       step, state, window = 0, initial_state(run), Window()
     else:
       step, (state, saved) = last, checkpoints.restore(last, abstract_state(run))
+      require_same_data(run.dataset, saved["data"])
       window = Window(saved["window"])
     records = Records(workdir, step)
     stack.callback(records.close)
@@ -60,8 +64,9 @@ def fit(
 
     constants, key = devices.replicate((run.dataset.splits["train"].constants, run.key))
     train_step = compile_step(run)
+    data, largest = fingerprint(run.dataset), jax.jit(_largest)
     validate = _validation(run)
-    batches = _batches(run, step)
+    batches = device_batches(run, step)
     stack.callback(batches.close)
 
     while step < run.steps:
@@ -69,25 +74,25 @@ def fit(
       step += 1
       window.add(sums)
       progress.advance()
-      stopping, ends = should_stop(), step == run.steps
+      ends = step == run.steps
       if ends or step % run.log_every == 0:
         _record_training(run, window, step, records, progress)
-      evaluates = validate is not None and (ends or step % run.evaluate_every == 0)
-      saves = evaluates or stopping or ends or step % run.checkpoint_every == 0
-      if saves:
-        _require_finite(window.sums()["loss"], step)
       metrics = None
-      if evaluates:
+      if validate and (ends or step % run.evaluate_every == 0):
         with window.pause():
-          metrics = validate(state.variables)  # type: ignore[misc]
+          metrics = validate(state.variables)
+        _require_finite(metrics["loss"], step)
         records.write(step, "validation", **metrics)
         progress.evaluation(step, "validation", metrics)
-      if saves:
+      stopping = should_stop()
+      if metrics or stopping or ends or step % run.checkpoint_every == 0:
+        _require_finite(largest(state), step)
         with window.pause():
           rest = {
             "config": to_json(run.config),
             "position": step * run.config.batch_size,
             "window": window.sums(),
+            "data": data,
           }
           checkpoints.save(step, state, rest, metrics)
       if stopping:
@@ -109,7 +114,7 @@ def _validation(run: Run) -> Evaluator | None:
   return Evaluator(run.model, split, run.config.evaluation_batch_size, run.key)
 
 
-def _batches(run: Run, step: int) -> Generator[dict[str, jax.Array], None, None]:
+def device_batches(run: Run, step: int) -> Generator[dict[str, jax.Array], None, None]:
   """This host's batches from a step on, on its devices ahead of time."""
   split, config = run.dataset.splits["train"], run.config
   host, hosts = jax.process_index(), jax.process_count()
@@ -122,15 +127,21 @@ def _record_training(
 ) -> None:
   values, steps_per_second = window.close()
   _require_finite(values["loss"], step)
-  values["images_per_second"] = steps_per_second * run.config.batch_size
+  if steps_per_second:
+    values["images_per_second"] = steps_per_second * run.config.batch_size
   values["learning_rate"] = float(run.schedule(step - 1))
   records.write(step, "train", **values)
   progress.train(step, values)
 
 
-def _require_finite(loss: float, step: int) -> None:
-  if not math.isfinite(loss):
+def _largest(state: TrainState) -> jax.Array:
+  """The largest magnitude in the parameters and statistics: not finite if any of them is not."""
+  return jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(state.variables)]).max()
+
+
+def _require_finite(value: float | jax.Array, step: int) -> None:
+  if not math.isfinite(value):
     raise UserError(
-      f"training diverged: the loss was {loss} by step {step}; the checkpoints before it are kept. "
-      "Try a lower --config.optimizer.learning_rate in a new --workdir"
+      f"training diverged by step {step}: the loss or a parameter is not finite; checkpoints "
+      "before it are kept. Try a lower --config.optimizer.learning_rate in a new --workdir"
     )

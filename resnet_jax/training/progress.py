@@ -35,9 +35,10 @@ class Progress:
     start, done = self._start
     rate = (step - done) / max(time.monotonic() - start, 1e-9)
     left = (self._steps - step) / rate if rate else 0.0
+    speed = values.get("images_per_second")
     self.say(
       f"step {step}/{self._steps}  train loss {values['loss']:.4f}  accuracy "
-      f"{values['accuracy']:.2%}  {values['images_per_second']:,.0f} images/s  "
+      f"{values['accuracy']:.2%}  {f'{speed:,.0f} images/s  ' if speed else ''}"
       f"{tqdm.tqdm.format_interval(left)} left"
     )
 

@@ -12,6 +12,8 @@ from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.training.build import Run
 from resnet_jax.training.state import TrainState, create_state
 
+_ATTEMPTS = 5
+
 
 def initial_state(run: Run) -> TrainState:
   """The state before the first step, on all devices."""
@@ -28,7 +30,10 @@ def abstract_state(run: Run) -> TrainState:
 
 def require_resumable(run: Run, workdir: pathlib.Path) -> None:
   """Raises a UserError if the run in a directory is already longer than this one shall get."""
-  if not (workdir / "checkpoints").is_dir():
+  folder = workdir / "checkpoints"
+  if folder.exists() and not folder.is_dir():
+    raise UserError(f"{folder} is not a directory: choose another --workdir")
+  if not folder.exists():
     return
   checkpoints = Checkpoints(workdir, read_only=True)
   last = checkpoints.last() or 0
@@ -56,19 +61,31 @@ def restore_variables(
   Raises:
     UserError: There is no such checkpoint.
   """
-  checkpoints = Checkpoints(workdir, read_only=True)
-  if checkpoint in ("last", "best"):
-    step = checkpoints.last() if checkpoint == "last" else checkpoints.best()
-    if step is None:
-      lacks = "checkpoint yet" if checkpoint == "last" else "checkpoint with a validation accuracy"
-      raise UserError(f"{workdir} has no {lacks}")
-  elif checkpoint.isdecimal():
-    step = int(checkpoint)
-  else:
+  for _ in range(_ATTEMPTS):
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = _chosen_step(checkpoints, workdir, checkpoint)
+    try:
+      state, _ = checkpoints.restore(step, abstract_state(run))
+      return step, state.variables
+    except UserError:
+      # A run that is being trained may have replaced it since it was chosen.
+      if checkpoint.isdecimal() or (workdir / "checkpoints" / str(step)).exists():
+        raise
+    finally:
+      checkpoints.close()
+  raise UserError(f"the run in {workdir} saves faster than it can be read: try again")
+
+
+def _chosen_step(checkpoints: Checkpoints, workdir: pathlib.Path, checkpoint: str) -> int:
+  if checkpoint.isdecimal():
+    return int(checkpoint)
+  if checkpoint not in ("last", "best"):
     raise UserError(f"--checkpoint {checkpoint}: give last, best or the number of a step")
-  state, _ = checkpoints.restore(step, abstract_state(run))
-  checkpoints.close()
-  return step, state.variables
+  step = checkpoints.last() if checkpoint == "last" else checkpoints.best()
+  if step is None:
+    lacks = "checkpoint yet" if checkpoint == "last" else "checkpoint with a validation accuracy"
+    raise UserError(f"{workdir} has no {lacks}")
+  return step
 
 
 def _create(run: Run) -> Any:

@@ -60,11 +60,12 @@ def test_what_was_never_finished_is_not_there(tmp_path):
   checkpoints = Checkpoints(tmp_path)
   save(checkpoints, 1, 0.5)
   checkpoints.close()
-  half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp-17"
+  half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
   (half / "state").mkdir(parents=True)
   (half / "state" / "data").write_bytes(b"\0" * 100)
   reopened = Checkpoints(tmp_path)
   assert reopened.last() == 1
+  assert not half.exists()
   save(reopened, 2, 0.6)
   reopened.close()
   state, _ = Checkpoints(tmp_path).restore(2, tree(0))

@@ -64,6 +64,17 @@ def test_an_argument_changes_its_field_and_nothing_else(arguments, field, value)
     assert (field, value) == ("bn_group", None) or before == after
 
 
+def test_a_value_that_is_given_stays_even_where_it_is_the_paper_s():
+  config = override(load_config("digits", Config), "--config.model.num_classes=10")
+  assert config.model.overrides == {"num_classes": 10}
+
+
+def test_an_override_that_no_config_can_hold_is_refused():
+  config = Config(model=ModelConfig("resnet20", {"activation": "gelu"}))
+  with pytest.raises(UserError, match="activation"):
+    override(config)
+
+
 def test_the_network_s_fields_follow_the_name_that_is_given():
   config = override(Config(), "--config.model.shortcut=B", "--config.model.name=resnet56")
   assert config.model == ModelConfig("resnet56", {"shortcut": "B"})
@@ -73,7 +84,10 @@ def test_the_network_s_fields_follow_the_name_that_is_given():
 def test_overrides_of_the_file_stay_unless_an_argument_replaces_them():
   config = Config(model=ModelConfig("resnet20", {"shortcut": "B", "width": 8}))
   assert override(config, "--config.model.width=4").model.overrides == {"shortcut": "B", "width": 4}
-  assert override(config, "--config.model.shortcut=A").model.overrides == {"width": 8}
+  assert override(config, "--config.model.shortcut=A").model.overrides == {
+    "shortcut": "A",
+    "width": 8,
+  }
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ CONFIG = Config(
     ({"model": ModelConfig("resnet20", {"shortcut": "D"})}, ["shortcut", "'A'"]),
     ({"model": ModelConfig("resnet20", {"num_classes": 10})}, ["10", "7"]),
     ({"schedule": ScheduleConfig(("2 epochs", "1 epochs"))}, ["boundaries"]),
+    ({"model": ModelConfig("resnet20", {"dtype": "float64"})}, ["float64", "JAX_ENABLE_X64"]),
+    ({"data": DataConfig("digits", resident=ResidentConfig(8))}, ["padding=8", "8x8"]),
     ({"data": DataConfig("cifar")}, ["cifar", "cifar10"]),
     ({"data": DataConfig("digits", held_out=5)}, ["held_out"]),
   ],

@@ -70,6 +70,28 @@ def test_it_saves_when_due_with_every_evaluation_and_at_the_end(whole, monkeypat
   assert saved == [4, 5, 8, 10, 11]
 
 
+@pytest.mark.parametrize(("rate", "log_every"), [(1e38, "1 steps"), (1e38, "20 steps")])
+def test_a_state_that_diverged_in_the_very_step_that_is_due_is_not_saved(rate, log_every, tmp_path):
+  wild = dataclasses.replace(
+    CONFIG,
+    optimizer=OptimizerConfig(learning_rate=rate),
+    log_every=log_every,
+    evaluate_every="1 steps",
+  )
+  with pytest.raises(UserError, match="diverged"):
+    fit(build_run(wild), tmp_path)
+  assert Checkpoints(tmp_path).last() is None
+  assert all(np.isfinite(r["loss"]) for r in records(tmp_path))
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+  run = build_run(dataclasses.replace(CONFIG, length="6 steps"))
+  fit(run, tmp_path)
+  other = dataclasses.replace(CONFIG.data, synthetic=SyntheticConfig(41, 10, image_size=8))
+  with pytest.raises(UserError, match="train split of synthetic"):
+    fit(build_run(dataclasses.replace(CONFIG, data=other)), tmp_path)
+
+
 @pytest.mark.parametrize("stop", [1, 4, 7, 10])
 def test_a_run_that_was_stopped_ends_with_the_same_bits_and_records(stop, whole, tmp_path):
   workdir, state = whole
