@@ -126,7 +126,7 @@ class BatchNorm(nn.Module):
           batch_mean, batch_var = lax.pmean((batch_mean, batch_var), axis_name)
         for running, batch in ((running_mean, batch_mean), (running_var, batch_var)):
           value = self.momentum * running.value + (1 - self.momentum) * batch
-          running.value = value.astype(stats_dtype)
+          running.value = value.astype(running.value.dtype)
 
     y = (grouped - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
     return y.reshape(x.shape).astype(self.dtype or x.dtype)
