@@ -11,8 +11,8 @@ The argument is a network of the catalog (resnet20, resnet110, plain56, …) and
   short  the schedule squeezed into 5 epochs, to see it work on a CPU
 
 Measured: resnet20,short, seed 0, on two CPU cores (jax 0.10.2, float32, about 200 images/s, killed
-once and resumed): test accuracy 76.8 %. The full recipe has not been run yet; the paper's test errors
-are 8.75 % (resnet20), 7.51 (32), 7.17 (44), 6.97 (56), 6.43 (110), 7.93 (1202).
+once and resumed): test accuracy 76.8 %. The full recipe has not been run yet; the paper's test
+errors are 8.75 % (resnet20), 7.51 (32), 7.17 (44), 6.97 (56), 6.43 (110), 7.93 (1202).
 
 Warm-up: the paper starts resnet110 at a rate of 0.01; it notes that 0.1 also converges.
 """

@@ -1,6 +1,6 @@
 """ResNet-20 on scikit-learn's 8x8 digits: the demo.
 
-resnet-jax train --config digits --workdir runs/digits
+  resnet-jax train --config digits --workdir runs/digits
   resnet-jax evaluate --workdir runs/digits --split test
 
 Measured with seeds 0 to 4 on two CPU cores, 20 seconds a run (jax 0.10.2, float32): test accuracy

@@ -8,8 +8,8 @@ The argument is a network of the catalog (resnet18, resnet34, resnet50, plain34,
 
 Not trained in full yet. The paper's top-1 errors, ten crops: 24.52 % (resnet34), 22.85 (resnet50).
 
-The paper divides the rate "when the error plateaus"; its curves (Fig. 4) and its successor
-(arXiv 1603.05027) do so after 30 and 60 epochs.
+The paper divides the rate "when the error plateaus"; its successor (arXiv 1603.05027) says when:
+after 30 and 60 epochs.
 """
 
 from resnet_jax.data import DataConfig
