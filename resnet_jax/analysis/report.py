@@ -24,6 +24,7 @@ from resnet_jax.analysis.summary import (
   summarize_run,
 )
 from resnet_jax.errors import UserError
+from resnet_jax.run.files import write_whole
 
 _STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto;
@@ -75,9 +76,9 @@ def write_report(workdirs: Sequence[pathlib.Path], output: pathlib.Path) -> str:
   page = _page(summaries, _differences(runs, labels), picture, command)
   try:
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "curves.png", picture)
-    _write(output / "runs.csv", csv_table(summaries).encode())
-    _write(output / "index.html", page.encode())
+    write_whole(output / "curves.png", picture)
+    write_whole(output / "runs.csv", csv_table(summaries).encode())
+    write_whole(output / "index.html", page.encode())
   except OSError as error:
     raise UserError(
       f"the report cannot be written to {output} ({error.strerror}): choose another --output"
@@ -163,10 +164,3 @@ def _html_table(
       "</table></div>",
     ]
   )
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file as a whole or not at all."""
-  new = path.with_name(path.name + ".new")
-  new.write_bytes(content)
-  new.replace(path)

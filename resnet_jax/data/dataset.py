@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from resnet_jax.data.config import DataConfig
 from resnet_jax.errors import UserError
 
 # Host arrays with a leading axis of examples. Always `epoch` and `example` (int32) and `weight`
@@ -66,6 +67,29 @@ class Dataset:
   def num_classes(self) -> int:
     """Number of classes."""
     return len(self.class_names)
+
+
+def kept_for_training(config: DataConfig, size: int, has_validation: bool) -> int:
+  """How many of a training split's examples train: all but the last `config.held_out`.
+
+  Args:
+    config: The data section of a config.
+    size: Number of examples of the training split.
+    has_validation: Whether the data set has a validation split of its own.
+
+  Raises:
+    UserError: Examples are held out beside a validation split, or none are left.
+  """
+  if has_validation and config.held_out:
+    raise UserError(
+      f"data.held_out={config.held_out}: {config.dataset} has a validation split; set it to 0"
+    )
+  if not 0 <= config.held_out < size:
+    raise UserError(
+      f"data.held_out={config.held_out}: {config.dataset} has {size} training examples; "
+      "hold out fewer"
+    )
+  return size - config.held_out
 
 
 def positions(epochs: np.ndarray, examples: np.ndarray) -> Batch:

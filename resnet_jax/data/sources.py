@@ -3,11 +3,12 @@
 import importlib.resources
 import json
 import zipfile
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from resnet_jax.data.config import DataConfig
-from resnet_jax.data.dataset import Dataset
+from resnet_jax.data.dataset import Dataset, kept_for_training
 from resnet_jax.data.prepared import prepare_command, prepared_dir
 from resnet_jax.data.resident import Arrays, resident_dataset
 from resnet_jax.data.streaming import streaming_dataset
@@ -29,15 +30,12 @@ def open_dataset(config: DataConfig, seed: int) -> Dataset:
     UserError: It is unknown, not prepared, or cannot be split as asked.
   """
   if config.dataset == "digits":
-    _refuse_held_out(config)
-    return resident_dataset("digits", digits(), [str(digit) for digit in range(10)], config)
+    return _resident(config, digits(), [str(digit) for digit in range(10)])
   if config.dataset == "synthetic":
-    _refuse_held_out(config)
     names = [f"class {label}" for label in range(config.synthetic.num_classes)]
-    return resident_dataset("synthetic", synthetic(config, seed), names, config)
+    return _resident(config, synthetic(config, seed), names)
   if config.dataset in IN_MEMORY:
-    arrays, class_names = load_images(config.data_dir, config.dataset)
-    return resident_dataset(config.dataset, hold_out(arrays, config), class_names, config)
+    return _resident(config, *load_images(config.data_dir, config.dataset))
   if config.dataset in STREAMED:
     return streaming_dataset(config, seed)
   raise UserError(f"unknown data set {config.dataset!r}: choose one of {', '.join(DATASETS)}")
@@ -105,25 +103,20 @@ def load_images(data_dir: str | None, dataset: str) -> tuple[dict[str, Arrays], 
     raise UserError(f"{path} is damaged ({error}): delete it and prepare {dataset} again") from None
 
 
-def hold_out(arrays: dict[str, Arrays], config: DataConfig) -> dict[str, Arrays]:
+def _resident(
+  config: DataConfig, arrays: Mapping[str, Arrays], class_names: Sequence[str]
+) -> Dataset:
+  return resident_dataset(config.dataset, hold_out(arrays, config), class_names, config)
+
+
+def hold_out(arrays: Mapping[str, Arrays], config: DataConfig) -> dict[str, Arrays]:
   """Splits the last `config.held_out` training examples off for validation."""
   images, labels = arrays["train"]
-  if not 0 <= config.held_out < len(images):
-    raise UserError(
-      f"data.held_out={config.held_out}: {config.dataset} has {len(images)} training examples; "
-      "hold out fewer"
-    )
-  if config.held_out == 0:
-    return arrays
-  kept = len(images) - config.held_out
-  return arrays | {
+  kept = kept_for_training(config, len(images), "validation" in arrays)
+  if kept == len(images):
+    return dict(arrays)
+  return {
+    **arrays,
     "train": (images[:kept], labels[:kept]),
     "validation": (images[kept:], labels[kept:]),
   }
-
-
-def _refuse_held_out(config: DataConfig) -> None:
-  if config.held_out:
-    raise UserError(
-      f"data.held_out={config.held_out}: {config.dataset} has a validation split; set it to 0"
-    )

@@ -15,7 +15,7 @@ import numpy as np
 
 from resnet_jax.data import augment
 from resnet_jax.data.config import DataConfig, StreamingConfig
-from resnet_jax.data.dataset import Dataset, Split
+from resnet_jax.data.dataset import Dataset, Split, kept_for_training
 from resnet_jax.data.decode import decoding_threads
 from resnet_jax.data.decoded_examples import DecodedExamples, evaluation_window, training_window
 from resnet_jax.data.example_source import ExampleSource
@@ -43,16 +43,7 @@ def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
   names = prepared_splits(config.dataset, config.data_dir)
   train = TfdsSource(config.dataset, "train", config.data_dir)
   has_validation = "validation" in names
-  if has_validation and config.held_out:
-    raise UserError(
-      f"data.held_out={config.held_out}: {config.dataset} has a validation split; set it to 0"
-    )
-  if not 0 <= config.held_out < len(train):
-    raise UserError(
-      f"data.held_out={config.held_out}: {config.dataset} has {len(train)} training examples; "
-      "hold out fewer"
-    )
-  kept = len(train) - config.held_out
+  kept = kept_for_training(config, len(train), has_validation)
   parts: dict[str, tuple[ExampleSource, range]] = {"train": (train, range(kept))}
   if has_validation:
     source = TfdsSource(config.dataset, "validation", config.data_dir)

@@ -85,7 +85,8 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
     prog: Name of the command, for messages.
   """
   model = _named_model(config, arguments)
-  names = configurable_fields(model.create())
+  network = model.create()
+  names = configurable_fields(network)
   for field in model.overrides:
     if field not in names:
       raise UserError(f"config.model: no config can set {field!r}; it can set {', '.join(names)}")
@@ -93,27 +94,28 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
     "Model",
     [("name", str), *((name, hint) for name, (hint, _) in names.items())],
     frozen=True,
-    namespace={"__doc__": type(model.create()).__doc__},
+    namespace={"__doc__": type(network).__doc__},
   )
+  sections = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
   hints = get_type_hints(type(config)) | {"model": model_kind}
   kind = dataclasses.make_dataclass(
     "Config",
-    [(field.name, hints[field.name]) for field in dataclasses.fields(config)],  # type: ignore[arg-type]
+    [(section, hints[section]) for section in sections],
     frozen=True,
     namespace={"__doc__": type(config).__doc__},
   )
-  values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+  values = {section: getattr(config, section) for section in sections}
   values["model"] = model_kind(model.name, **{name: value for name, (_, value) in names.items()})
   command: Any = dataclasses.make_dataclass("Command", [("config", kind)], frozen=True)
-  values_for_flags: Any = tyro.conf.FlagConversionOff  # `--flag=True`, like any other field
+  flags_take_values: Any = tyro.conf.FlagConversionOff  # `--flag=True`, like any other field
   parsed = tyro.cli(
-    values_for_flags[command],
+    flags_take_values[command],
     prog=prog,
     args=arguments,
     default=command(kind(**values)),
     use_underscores=True,
   ).config
-  chosen = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+  chosen = {section: getattr(parsed, section) for section in sections}
   fields = {name: getattr(parsed.model, name) for name in names}
   paper = configurable_fields(ModelConfig(model.name).create())
   # A value that somebody gave is kept even where it is the paper's.
@@ -178,8 +180,8 @@ def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _named_model(config: Any, arguments: Sequence[str]) -> ModelConfig:
   """The config's network, or another one that the arguments name."""
-  names = _arguments_of("model", arguments).get("name")
-  model = dataclasses.replace(config.model, name=names) if names else config.model
+  name = _arguments_of("model", arguments).get("name")
+  model = dataclasses.replace(config.model, name=name) if name else config.model
   try:
     model.create()
   except (ValueError, TypeError) as error:

@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorboardX
 
+from resnet_jax.run.files import write_whole
+
 
 class Records:
   """Appends records of a run.
@@ -63,7 +65,5 @@ def read_records(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 def _write(workdir: pathlib.Path, records: list[dict[str, Any]]) -> None:
   """Replaces metrics.jsonl as a whole."""
-  path = workdir / "metrics.jsonl"
-  new = path.with_name(path.name + ".new")
-  new.write_text("".join(json.dumps(record) + "\n" for record in records))
-  new.replace(path)
+  lines = "".join(json.dumps(record) + "\n" for record in records)
+  write_whole(workdir / "metrics.jsonl", lines.encode())

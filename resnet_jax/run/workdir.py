@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from resnet_jax.errors import UserError
 from resnet_jax.run.config import differences, from_json, to_json
+from resnet_jax.run.files import write_whole
 
 C = TypeVar("C")
 
@@ -108,6 +109,4 @@ def read_config(workdir: pathlib.Path, kind: type[C]) -> C:
 
 def write_json(path: pathlib.Path, values: Any) -> None:
   """Writes a JSON file as a whole or not at all."""
-  new = path.with_name(path.name + ".new")
-  new.write_text(json.dumps(values, indent=2) + "\n")
-  new.replace(path)
+  write_whole(path, (json.dumps(values, indent=2) + "\n").encode())

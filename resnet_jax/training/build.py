@@ -99,9 +99,9 @@ def build_model(config: Config, dataset: Dataset) -> nn.Module:
     UserError: There is no such network, or it does not fit the data set.
   """
   norm = functools.partial(models.BatchNorm, axis_name=devices.AXIS, group=config.bn_group)
-  classes = {"num_classes": dataset.num_classes} | dict(config.model.overrides)
+  num_classes = config.model.overrides.get("num_classes", dataset.num_classes)
   try:
-    model = config.model.create(norm=norm, num_classes=classes["num_classes"])
+    model = config.model.create(norm=norm, num_classes=num_classes)
   except (ValueError, TypeError) as error:
     raise UserError(f"config.model: {error}") from None
   if "float64" in (model.dtype, model.param_dtype) and not jax.config.read("jax_enable_x64"):
