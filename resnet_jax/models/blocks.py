@@ -1,116 +1,187 @@
-"""The two building blocks of the paper (Fig. 5) and the stages that repeat them (Table 1)."""
+"""The two building blocks of the paper (Fig. 5), with the parts of a unit in any order.
 
-from typing import Literal, get_args
+The orders are those of arXiv 1603.05027, Fig. 4 and Table 2. W is a convolution, N a norm, R the
+activation; a third W stands in bottlenecks likewise:
+
+  original                  x -> W N R W N -> addition -> R        (the paper)
+  norm_after_addition       x -> W N R W -> addition -> N R
+  relu_before_addition      x -> W N R W N R -> addition
+  relu_only_preactivation   x -> R W N R W N -> addition
+  full_preactivation        x -> N R W N R W -> addition
+"""
+
+import functools
+from typing import Literal, NamedTuple, get_args
 
 import jax
 from flax import linen as nn
 
-from resnet_jax.models.layers import Activation, BatchNorm, Conv, ModuleFactory
-from resnet_jax.models.shortcuts import IdentityShortcut, ShortcutOption, select_shortcut
+from resnet_jax.models.additions import Addition
+from resnet_jax.models.convolution import Conv
+from resnet_jax.models.factories import Activation, ModuleFactory
+from resnet_jax.models.normalization import BatchNorm
+from resnet_jax.models.shortcuts import IdentityShortcut
 
 StrideIn = Literal["1x1", "3x3"]
+UnitOrder = Literal[
+  "original",
+  "norm_after_addition",
+  "relu_before_addition",
+  "relu_only_preactivation",
+  "full_preactivation",
+]
+# Orders whose output is not activated: what follows them has to do it.
+PREACTIVATIONS = ("relu_only_preactivation", "full_preactivation")
+# Orders whose branch ends with a norm, without which a branch cannot start at zero and still learn.
+_BRANCH_ENDS_WITH_NORM = ("original", "relu_only_preactivation")
 
 
-class BasicBlock(nn.Module):
-  """Two 3x3 convolutions beside a shortcut: y = ReLU(F(x) + x) (Fig. 5 left, eq. 1).
+class Layer(NamedTuple):
+  """A convolution of a branch."""
+
+  features: int
+  kernel_size: int
+  stride: int = 1
+  dilation: int = 1
+  groups: int = 1
+
+
+class Block(nn.Module):
+  """What the two blocks have in common: everything but the convolutions of their branch.
 
   Attributes:
     features: Output channels.
-    stride: Stride of the first convolution and of the shortcut.
-    shortcut: `shortcut(features, stride, name=…)`, or None for a plain block.
-    conv: Convolution: `conv(features, kernel_size, stride, name=…)`.
-    norm: Normalisation after each convolution: `norm(name=…)`.
-    activation: After the first normalisation and after the addition.
-  """
-
-  features: int
-  stride: int = 1
-  shortcut: ModuleFactory | None = IdentityShortcut
-  conv: ModuleFactory = Conv
-  norm: ModuleFactory = BatchNorm
-  activation: Activation = nn.relu
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features)."""
-    y = self.conv(self.features, 3, self.stride, name="conv1")(x)
-    y = self.activation(self.norm(name="norm1")(y))
-    y = self.conv(self.features, 3, 1, name="conv2")(y)
-    y = self.norm(name="norm2")(y)
-    if self.shortcut is not None:
-      y = y + self.shortcut(self.features, self.stride, name="shortcut")(x)
-    return self.activation(y)
-
-
-class BottleneckBlock(nn.Module):
-  """1x1, 3x3 and 1x1 convolutions, the inner two a quarter as wide (Fig. 5 right).
-
-  Attributes:
-    features: Output channels, a multiple of 4.
     stride: Stride of the block.
     shortcut: `shortcut(features, stride, name=…)`, or None for a plain block.
-    stride_in: Which convolution strides: the first 1x1, as in the paper and its released models, or
-      the 3x3, which torchvision and most others call ResNet ("v1.5").
-    conv: Convolution: `conv(features, kernel_size, stride, name=…)`.
-    norm: Normalisation after each convolution: `norm(name=…)`.
-    activation: After the first two normalisations and after the addition.
+    conv: Convolution: `conv(features, kernel_size, stride, name=…)`, with `dilation` and `groups`
+      where they are not 1.
+    norm: Normalisation: `norm(name=…)`, with `scale_init` for `zero_init_residual`; `NoNorm` for
+      none.
+    activation: The non-linearity.
+    order: Of convolutions, norms, activations and addition.
+    preactivate: Whether a pre-activation order starts with its activation; not in the first block
+      of a network, whose input is activated already (1603.05027, appendix). Where the shortcut is
+      not the identity, it starts both ways.
+    addition: Called with (shortcut, branch): `addition(name=…)`.
+    attention: Applied to the branch before the addition, `attention(name=…)`, for example
+      `SqueezeExcitation`; None for none.
+    dilation: Of the 3x3 convolutions.
+    zero_init_residual: Whether the scale of the branch's last norm starts at zero, and so the block
+      as the identity (arXiv 1706.02677, 5.1); not in the paper.
   """
 
   features: int
   stride: int = 1
   shortcut: ModuleFactory | None = IdentityShortcut
-  stride_in: StrideIn = "1x1"
   conv: ModuleFactory = Conv
   norm: ModuleFactory = BatchNorm
   activation: Activation = nn.relu
+  order: UnitOrder = "original"
+  preactivate: bool = True
+  addition: ModuleFactory = Addition
+  attention: ModuleFactory | None = None
+  dilation: int = 1
+  zero_init_residual: bool = False
+
+  def layers(self) -> tuple[Layer, ...]:
+    """The convolutions of the branch, conv1 first."""
+    raise NotImplementedError
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features)."""
-    if self.features % 4:
-      raise ValueError(f"features={self.features}: a bottleneck's are a multiple of 4")
-    if self.stride_in not in get_args(StrideIn):
-      raise ValueError(f"stride_in={self.stride_in!r}: expected one of {get_args(StrideIn)}")
-    inner = self.features // 4
-    strides = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
-    y = self.conv(inner, 1, strides[0], name="conv1")(x)
-    y = self.activation(self.norm(name="norm1")(y))
-    y = self.conv(inner, 3, strides[1], name="conv2")(y)
-    y = self.activation(self.norm(name="norm2")(y))
-    y = self.conv(self.features, 1, 1, name="conv3")(y)
-    y = self.norm(name="norm3")(y)
+    """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features).
+
+    Raises:
+      ValueError: An attribute has no such value, or does not fit the others or the input.
+    """
+    self._check()
+    layers, full = self.layers(), self.order == "full_preactivation"
+    shortcut = None
     if self.shortcut is not None:
-      y = y + self.shortcut(self.features, self.stride, name="shortcut")(x)
-    return self.activation(y)
+      shortcut = self.shortcut(self.features, self.stride, name="shortcut")
+    y = x
+    if self.preactivate and self.order in PREACTIVATIONS:
+      y = self.activation(self._norm(1)(x) if full else x)
+      if not isinstance(shortcut, IdentityShortcut):
+        x = y
+    for i, layer in enumerate(layers, 1):
+      if full and i > 1:
+        y = self.activation(self._norm(i)(y))
+      y = self._conv(i, layer)(y)
+      if not full and not (i == len(layers) and self.order == "norm_after_addition"):
+        y = self._norm(i)(y)
+      if (i < len(layers) and not full) or self.order == "relu_before_addition":
+        y = self.activation(y)
+    if self.attention is not None:
+      y = self.attention(name="attention")(y)
+    if shortcut is not None:
+      y = self.addition(name="addition")(shortcut(x), y)
+    if self.order == "norm_after_addition":
+      y = self._norm(len(layers))(y)
+    return self.activation(y) if self.order in ("original", "norm_after_addition") else y
+
+  def _check(self) -> None:
+    if self.order not in get_args(UnitOrder):
+      raise ValueError(f"order={self.order!r}: expected one of {get_args(UnitOrder)}")
+    if self.zero_init_residual and self.order not in _BRANCH_ENDS_WITH_NORM:
+      raise ValueError(
+        f"zero_init_residual=True: with order={self.order!r} no branch ends with the norm that "
+        f"would start at zero; it does with one of {_BRANCH_ENDS_WITH_NORM}"
+      )
+
+  def _conv(self, number: int, layer: Layer) -> nn.Module:
+    more = {"dilation": layer.dilation, "groups": layer.groups}
+    more = {name: value for name, value in more.items() if value != 1}
+    name = f"conv{number}"
+    return self.conv(layer.features, layer.kernel_size, layer.stride, **more, name=name)
+
+  def _norm(self, number: int) -> nn.Module:
+    norm = self.norm
+    if self.zero_init_residual and number == len(self.layers()):
+      norm = functools.partial(norm, scale_init=nn.initializers.zeros_init())
+    return norm(name=f"norm{number}")
 
 
-class Stage(nn.Module):
-  """Blocks of equal width at equal resolution; the first one changes the dimensions.
+class BasicBlock(Block):
+  """Two 3x3 convolutions beside a shortcut: y = ReLU(F(x) + x) (Fig. 5 left, eq. 1).
 
-  Attributes:
-    block: `block(features, stride, shortcut, name=…)`, for example a partial of `BasicBlock`.
-    size: Number of blocks.
-    features: Output channels.
-    stride: Stride of the first block.
-    shortcut: Shortcut option of all blocks, or None for a plain stage.
-    conv: Convolution of projections.
-    norm: Normalisation of projections.
+  The first convolution strides.
   """
 
-  block: ModuleFactory
-  size: int
-  features: int
-  stride: int = 1
-  shortcut: ShortcutOption | None = "B"
-  conv: ModuleFactory = Conv
-  norm: ModuleFactory = BatchNorm
+  def layers(self) -> tuple[Layer, ...]:
+    """Two 3x3 convolutions."""
+    return (
+      Layer(self.features, 3, self.stride, self.dilation),
+      Layer(self.features, 3, 1, self.dilation),
+    )
 
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features)."""
-    for i in range(self.size):
-      stride = self.stride if i == 0 else 1
-      changes_shape = stride != 1 or x.shape[-1] != self.features
-      shortcut = select_shortcut(self.shortcut, changes_shape, self.conv, self.norm)
-      x = self.block(self.features, stride, shortcut, name=f"block{i + 1}")(x)
-    return x
+
+class BottleneckBlock(Block):
+  """1x1, 3x3 and 1x1 convolutions, the inner two narrower (Fig. 5 right).
+
+  Attributes:
+    stride_in: Which convolution strides: the first 1x1, as in the paper and its released models, or
+      the 3x3, which torchvision and most others call ResNet ("v1.5").
+    inner_features: Channels of the 3x3 convolution; None for a quarter of `features`.
+    groups: Groups of the 3x3 convolution (cardinality, arXiv 1611.05431).
+  """
+
+  stride_in: StrideIn = "1x1"
+  inner_features: int | None = None
+  groups: int = 1
+
+  def layers(self) -> tuple[Layer, ...]:
+    """1x1, 3x3 and 1x1 convolution."""
+    if self.stride_in not in get_args(StrideIn):
+      raise ValueError(f"stride_in={self.stride_in!r}: expected one of {get_args(StrideIn)}")
+    inner = self.inner_features
+    if inner is None:
+      if self.features % 4:
+        raise ValueError(f"features={self.features}: a bottleneck's are a multiple of 4")
+      inner = self.features // 4
+    first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
+    return (
+      Layer(inner, 1, first),
+      Layer(inner, 3, second, self.dilation, self.groups),
+      Layer(self.features, 1),
+    )

@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from resnet_jax.models.catalog import create
-from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.catalog import Network, create
+from resnet_jax.models.factories import ActivationName
+from resnet_jax.models.normalization import NormName
 
-# Fields that a config file or a command line can say: those with a value that JSON can hold.
-_NOT_CONFIGURABLE = ("parent", "name", "norm", "activation")
+_NOT_CONFIGURABLE = ("parent", "name")
+# What a config file or a command line can say: values that JSON can hold, no functions.
+_CONFIGURABLE: dict[str, Any] = {"norm": NormName | None, "activation": ActivationName}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +25,16 @@ class ModelConfig:
   name: str = "resnet20"
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-  def create(self, **more: Any) -> ResNet:
+  def create(self, **more: Any) -> Network:
     """The module, with `more` fields beside the overrides; raises `ValueError` as `create` does."""
     return create(self.name, **(dict(self.overrides) | more))
 
 
-def configurable_fields(module: ResNet) -> dict[str, tuple[Any, Any]]:
+def configurable_fields(module: Network) -> dict[str, tuple[Any, Any]]:
   """Type and value of each field of a network that a config can set."""
-  hints = get_type_hints(ResNet)
+  hints = get_type_hints(type(module)) | _CONFIGURABLE
   return {
     field.name: (hints[field.name], getattr(module, field.name))
-    for field in dataclasses.fields(ResNet)
+    for field in dataclasses.fields(module)
     if field.name not in _NOT_CONFIGURABLE
   }

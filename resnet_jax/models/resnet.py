@@ -1,90 +1,195 @@
 """Residual networks and their plain twins, for ImageNet and for CIFAR (paper, Table 1 and 4.2)."""
 
 import functools
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from resnet_jax.models.blocks import BasicBlock, BottleneckBlock, Stage, StrideIn
-from resnet_jax.models.layers import (
-  Activation,
-  BatchNorm,
-  Conv,
-  ModuleFactory,
-  global_average_pool,
-  he_fan_in,
-  max_pool,
+from resnet_jax.models.additions import AdditionName, select_addition
+from resnet_jax.models.blocks import (
+  PREACTIVATIONS,
+  BasicBlock,
+  BottleneckBlock,
+  StrideIn,
+  UnitOrder,
 )
-from resnet_jax.models.shortcuts import ShortcutOption
+from resnet_jax.models.convolution import Conv, ConvPadding
+from resnet_jax.models.factories import (
+  Activation,
+  ActivationName,
+  ModuleFactory,
+  activation_function,
+)
+from resnet_jax.models.fields import (
+  check_choice,
+  check_dtype,
+  check_flag,
+  check_images,
+  check_integer,
+  check_sizes,
+)
+from resnet_jax.models.heads import Pooling, dense, pool
+from resnet_jax.models.normalization import NoNorm, NormName, check_norm, norm_factory
+from resnet_jax.models.pooling import POOL_PADDINGS
+from resnet_jax.models.shortcuts import Projection, ProjectionShortcut, ShortcutOption
+from resnet_jax.models.squeeze_excitation import SqueezeExcitation
+from resnet_jax.models.stages import Stage, Transition
+from resnet_jax.models.stems import STEM_STRIDES, Stem, StemName
 
-Block = Literal["basic", "bottleneck"]
-StemName = Literal["imagenet", "cifar"]
-FLOATS = ("float32", "bfloat16", "float16", "float64")
+BlockName = Literal["basic", "bottleneck"]
 
 
 class ResNet(nn.Module):
-  """Stem, stages, global average pooling, classifier.
+  """Stem, stages, pooling, classifier.
 
   Each stage halves the resolution and doubles the width of the one before; the first keeps both.
-  Parameters are named stem, stage1, stage2, … and head; blocks are stage1.block1, ….
+  Parameters are named stem, stage1, stage2, … and head; blocks are stage1.block1, …. The defaults
+  are the paper's ImageNet networks.
 
   Attributes:
     stage_sizes: Number of blocks in each stage.
     block: basic (two 3x3 convolutions) or bottleneck (1x1, 3x3, 1x1; four times as wide).
-    width: Channels of the stem and of the 3x3 convolutions of the first stage.
-    stem: imagenet (7x7 convolution and max-pooling, both of stride 2) or cifar (3x3 convolution).
+    width: Channels of the stem, and of the 3x3 convolutions of the first stage.
+    widening: Factor of the width of all stages, not of the stem (wide, arXiv 1605.07146).
+    groups: Groups of the 3x3 convolution of bottlenecks (ResNeXt's cardinality, arXiv 1611.05431).
+    width_per_group: Of a bottleneck's 3x3 convolution, in 64ths of the paper's width: 4 with 32
+      groups is ResNeXt 32x4d, 128 with one group torchvision's wide_resnet.
+    stem: imagenet (7x7 convolution and max-pooling, both of stride 2), cifar (3x3 convolution) or
+      deep (three 3x3 convolutions and max-pooling: ResNet-D).
     shortcut: A, B or C (paper, section 3.3); None for a plain network.
+    projection: How B and C project: conv as the paper, or pool_conv, an average pooling that
+      strides before the convolution (ResNet-D).
+    addition: How shortcut and branch come together: sum, or what 1603.05027, Table 1, tries:
+      scaled, exclusive_gate, shortcut_gate, dropout (which needs a `dropout` key in training).
+    addition_parameters: Of scaled, the factors of shortcut and branch; of the gates, the initial
+      bias; of dropout, the rate. Empty: (0.5, 0.5), (-6,), (0.5,).
+    order: Of the parts of a unit: see `resnet_jax.models.blocks`. The pre-activations end with one
+      more activation, after the last stage (1603.05027, appendix).
     stride_in: The convolution that strides in a bottleneck: 1x1 as in the paper, or 3x3 ("v1.5").
-    num_classes: Number of classes.
+    transition: Where the block that changes the dimensions stands in its stage: first, as in the
+      paper, or last.
+    squeeze_excitation: Reduction of `SqueezeExcitation` in each block, for example 16; None for
+      none.
+    output_stride: Pixels of the image for each of the last feature map. Stages that would exceed it
+      dilate their convolutions instead of striding. None for the network's own: 32, or 4 for CIFAR.
+    head: Pooling before the classifier: avg, max, flatten, or none (no classifier either: the
+      output is the last feature map).
+    num_classes: Number of classes; 0 for no classifier: the output is what was pooled.
+    use_bias: Whether convolutions have a bias.
+    norm: batch (`BatchNorm`), None for none, or a factory that takes `use_running_average`,
+      `dtype`, `param_dtype` and `name`, and those of the next two that are set.
+    bn_momentum: Weight of the past in the running statistics; None for the norm's own, 0.9.
+    bn_epsilon: Added to the variance; None for the norm's own, 1e-5.
+    frozen_bn: Whether batch norm uses its running statistics in training too and leaves them as
+      they are (fine-tuning, detection). Its scale and bias are parameters like any other: freeze
+      them in the optimizer.
+    zero_init_residual: Whether the last norm of each branch starts with scale zero (1706.02677).
+    activation: The non-linearity, by name or as a function.
+    conv_padding: symmetric, as Caffe and PyTorch, or same, as TensorFlow: see `Conv`.
     pool_padding: Before and after, of the stem's max-pooling: (0, 1) as Caffe, (1, 1) as PyTorch.
-    dtype: Of the computation, by name or as `jnp.bfloat16`; batch statistics and logits are float32
-      or wider.
+    dtype: Of the computation, by name or as `jnp.bfloat16`; batch statistics, pooling and logits
+      are float32 or wider.
     param_dtype: Of the parameters.
-    norm: Normalisation: a partial of `BatchNorm`, or a factory that takes `use_running_average`,
-      `dtype`, `param_dtype` and `name`.
-    activation: The non-linearity.
+    scan: Whether the equal blocks of a stage are one loop, which compiles in seconds at any depth
+      and on CPUs is ten times slower. Variables then have another layout: see
+      `resnet_jax.models.to_scanned`.
+    remat: Whether the activations within a block are computed again in the backward pass.
   """
 
   stage_sizes: tuple[int, ...]
-  block: Block = "basic"
+  block: BlockName = "basic"
   width: int = 64
+  widening: int = 1
+  groups: int = 1
+  width_per_group: int = 64
   stem: StemName = "imagenet"
   shortcut: ShortcutOption | None = "B"
+  projection: Projection = "conv"
+  addition: AdditionName = "sum"
+  addition_parameters: tuple[float, ...] = ()
+  order: UnitOrder = "original"
   stride_in: StrideIn = "1x1"
+  transition: Transition = "first"
+  squeeze_excitation: int | None = None
+  output_stride: int | None = None
+  head: Pooling = "avg"
   num_classes: int = 1000
+  use_bias: bool = False
+  norm: NormName | ModuleFactory | None = "batch"
+  bn_momentum: float | None = None
+  bn_epsilon: float | None = None
+  frozen_bn: bool = False
+  zero_init_residual: bool = False
+  activation: ActivationName | Activation = "relu"
+  conv_padding: ConvPadding = "symmetric"
   pool_padding: tuple[int, int] = (0, 1)
   dtype: str = "float32"
   param_dtype: str = "float32"
-  norm: ModuleFactory = BatchNorm
-  activation: Activation = nn.relu
+  scan: bool = False
+  remat: bool = False
 
   def __post_init__(self) -> None:
-    """Checks what has a finite set of values, before anything is traced."""
-    for name, allowed in (
-      ("block", get_args(Block)),
-      ("stem", get_args(StemName)),
-      ("shortcut", (*get_args(ShortcutOption), None)),
-      ("stride_in", get_args(StrideIn)),
+    """Checks all that can be checked before anything is traced."""
+    check_sizes("stage_sizes", self.stage_sizes)
+    for name, choices in (
+      ("block", BlockName),
+      ("stem", StemName),
+      ("shortcut", ("A", "B", "C", None)),
+      ("projection", Projection),
+      ("order", UnitOrder),
+      ("stride_in", StrideIn),
+      ("transition", Transition),
+      ("head", Pooling),
+      ("conv_padding", ConvPadding),
+      ("pool_padding", POOL_PADDINGS),
     ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {allowed}")
-    if self.block == "basic" and self.stride_in != "1x1":
-      raise ValueError(f"stride_in={self.stride_in!r}: only bottleneck blocks have a choice")
-    sizes = self.stage_sizes if isinstance(self.stage_sizes, tuple) else ()
-    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-      raise ValueError(f"stage_sizes={self.stage_sizes!r}: expected a tuple of positive integers")
-    for name in ("width", "num_classes"):
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}: expected a positive integer")
-    if self.pool_padding not in ((0, 0), (0, 1), (1, 0), (1, 1)):
-      raise ValueError(f"pool_padding={self.pool_padding!r}: expected (0, 1), or (1, 1) as PyTorch")
-    for name in ("dtype", "param_dtype"):
-      if not _is_float(getattr(self, name)):
-        raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {FLOATS}")
+      check_choice(name, getattr(self, name), choices)
+    for name, at_least in (
+      ("width", 1),
+      ("widening", 1),
+      ("groups", 1),
+      ("width_per_group", 1),
+      ("num_classes", 0),
+    ):
+      check_integer(name, getattr(self, name), at_least)
+    for name in ("use_bias", "frozen_bn", "zero_init_residual", "scan", "remat"):
+      check_flag(name, getattr(self, name))
+    check_dtype("dtype", self.dtype)
+    check_dtype("param_dtype", self.param_dtype)
+    activation_function(self.activation)
+    select_addition(self.addition, self.addition_parameters)
+    check_norm(self.norm, self.bn_momentum, self.bn_epsilon, self.frozen_bn)
+    if self.squeeze_excitation is not None:
+      check_integer("squeeze_excitation", self.squeeze_excitation, 1)
+    if self.output_stride is not None:
+      check_choice("output_stride", self.output_stride, self._strides())
+    self._check_combination()
     super().__post_init__()
+
+  def _check_combination(self) -> None:
+    """Raises a ValueError for fields that say something about what this network does not have."""
+    if self.block == "basic":
+      for name, neutral in (("stride_in", "1x1"), ("groups", 1), ("width_per_group", 64)):
+        value = getattr(self, name)
+        if value != neutral:
+          raise ValueError(
+            f"{name}={value!r}: only bottleneck blocks have a choice, not basic ones"
+          )
+    if self.projection != "conv" and self.shortcut not in ("B", "C"):
+      raise ValueError(
+        f"projection={self.projection!r}: shortcut={self.shortcut!r} projects nowhere; B and C do"
+      )
+    if self.addition != "sum" and self.shortcut is None:
+      raise ValueError(f"addition={self.addition!r}: a plain network (shortcut=None) adds nothing")
+    if self.zero_init_residual and self.norm is None:
+      raise ValueError("zero_init_residual=True: with norm=None there is no scale to start at zero")
+    if self.zero_init_residual and self.shortcut is None:
+      raise ValueError("zero_init_residual=True: a plain network (shortcut=None) would stay zero")
+
+  def _strides(self) -> tuple[int, ...]:
+    """Pixels of the image for each of the stem's and every stage's output."""
+    return tuple(STEM_STRIDES[self.stem] * 2**i for i in range(len(self.stage_sizes)))
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool = False, return_features: bool = False) -> Any:
@@ -97,73 +202,96 @@ class ResNet(nn.Module):
       return_features: Also return the feature maps.
 
     Returns:
-      Logits (N, num_classes), float32 or wider; with `return_features` also a dictionary of the
-      outputs of `stem`, `stage1`, `stage2`, …, each (N, H', W', C') in `dtype`.
+      Logits (N, num_classes), float32 or wider; with num_classes=0 what was pooled, and with
+      head="none" the last feature map. With `return_features` also a dictionary of the outputs of
+      `stem`, `stage1`, `stage2`, …, each (N, H', W', C') in `dtype`.
+
+    Raises:
+      ValueError: The images have another rank, dtype, size or number of channels than they can.
     """
+    check_images(images, self.output_stride or self._strides()[-1])
     dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-    conv = functools.partial(Conv, **dtypes)
-    norm = functools.partial(self.norm, use_running_average=not train, **dtypes)
-    block: ModuleFactory = functools.partial(
-      BasicBlock, conv=conv, norm=norm, activation=self.activation
+    conv = functools.partial(Conv, use_bias=self.use_bias, padding=self.conv_padding, **dtypes)
+    norm = norm_factory(
+      self.norm,
+      momentum=self.bn_momentum,
+      epsilon=self.bn_epsilon,
+      use_running_average=self.frozen_bn or not train,
+      **dtypes,
     )
-    if self.block == "bottleneck":
-      block = functools.partial(
-        BottleneckBlock,
-        stride_in=self.stride_in,
-        conv=conv,
-        norm=norm,
-        activation=self.activation,
-      )
-    x = Stem(self.width, self.stem, self.pool_padding, conv, norm, self.activation, name="stem")(
-      images
-    )
+    activation = activation_function(self.activation)
+    block = self._block(conv, norm, train)
+    # A full pre-activation normalises both ways at once, and its projections no more
+    # (1603.05027, appendix, and its released code).
+    projection_norm = NoNorm if self.order == "full_preactivation" else norm
+    projection = functools.partial(ProjectionShortcut, kind=self.projection)
+    x = Stem(self.width, self.stem, self.pool_padding, conv, norm, activation, name="stem")(images)
     features = {"stem": x}
+    dilation = 1
     for i, size in enumerate(self.stage_sizes):
-      channels = self.width * 2**i * (4 if self.block == "bottleneck" else 1)
+      stride, first_dilation = (1 if i == 0 else 2), dilation
+      if self._strides()[i] > (self.output_stride or self._strides()[-1]):
+        stride, dilation = 1, 2 * dilation
       stage = Stage(
-        block, size, channels, 1 if i == 0 else 2, self.shortcut, conv, norm, name=f"stage{i + 1}"
+        functools.partial(block, **self._inner_features(i)),
+        size,
+        self._channels(i),
+        stride,
+        self.shortcut,
+        conv,
+        projection_norm,
+        projection,
+        transition=self.transition,
+        # conv1's activation is that of the first unit, unless pooling stands between them.
+        preactivate=i > 0 or self.stem != "cifar",
+        first_dilation=first_dilation,
+        dilation=dilation,
+        scan=self.scan,
+        remat=self.remat,
+        name=f"stage{i + 1}",
       )
       features[f"stage{i + 1}"] = x = stage(x)
-    logits = nn.Dense(
-      self.num_classes,
-      kernel_init=he_fan_in,
-      dtype=jnp.promote_types(self.dtype, jnp.float32),
-      param_dtype=self.param_dtype,
-      name="head",
-    )(global_average_pool(x))
-    return (logits, features) if return_features else logits
+    if self.order == "full_preactivation":
+      x = norm(name="norm")(x)
+    if self.order in PREACTIVATIONS:
+      x = activation(x)
+    output = pool(x, self.head)
+    if self.num_classes and self.head != "none":
+      output = dense(self.num_classes, self.dtype, self.param_dtype, "head")(output)
+    return (output, features) if return_features else output
 
+  def _channels(self, stage: int) -> int:
+    """Output channels of a stage, counted from 0."""
+    return self.width * self.widening * 2**stage * (4 if self.block == "bottleneck" else 1)
 
-def _is_float(dtype: Any) -> bool:
-  try:
-    return jnp.dtype(dtype).name in FLOATS
-  except TypeError:
-    return False
+  def _inner_features(self, stage: int) -> dict[str, int]:
+    if self.block == "basic":
+      return {}
+    per_group = self._channels(stage) // 4 * self.width_per_group // 64
+    return {"inner_features": max(per_group, 1) * self.groups}
 
-
-class Stem(nn.Module):
-  """What stands before the first stage (Table 1, conv1 and the pooling of conv2_x; section 4.2).
-
-  Attributes:
-    features: Output channels.
-    kind: imagenet (7x7 convolution of stride 2, then 3x3 max-pooling of stride 2) or cifar (3x3).
-    pool_padding: Before and after, of the max-pooling.
-    conv: Convolution: `conv(features, kernel_size, stride, name=…)`.
-    norm: Normalisation after the convolution: `norm(name=…)`.
-    activation: After the normalisation.
-  """
-
-  features: int
-  kind: StemName = "imagenet"
-  pool_padding: tuple[int, int] = (0, 1)
-  conv: ModuleFactory = Conv
-  norm: ModuleFactory = BatchNorm
-  activation: Activation = nn.relu
-
-  @nn.compact
-  def __call__(self, images: jax.Array) -> jax.Array:
-    """(N, H, W, C) -> (N, H / 4, W / 4, features), or (N, H, W, features) for cifar."""
-    kernel_size, stride = (7, 2) if self.kind == "imagenet" else (3, 1)
-    x = self.conv(self.features, kernel_size, stride, name="conv")(images)
-    x = self.activation(self.norm(name="norm")(x))
-    return max_pool(x, self.pool_padding) if self.kind == "imagenet" else x
+  def _block(self, conv: ModuleFactory, norm: ModuleFactory, train: bool) -> ModuleFactory:
+    activation = activation_function(self.activation)
+    addition = select_addition(self.addition, self.addition_parameters, conv=conv, train=train)
+    block: ModuleFactory = BasicBlock
+    if self.block == "bottleneck":
+      block = functools.partial(BottleneckBlock, stride_in=self.stride_in, groups=self.groups)
+    attention = None
+    if self.squeeze_excitation is not None:
+      attention = functools.partial(
+        SqueezeExcitation,
+        self.squeeze_excitation,
+        activation,
+        dtype=self.dtype,
+        param_dtype=self.param_dtype,
+      )
+    return functools.partial(
+      block,
+      conv=conv,
+      norm=norm,
+      activation=activation,
+      order=self.order,
+      addition=addition,
+      attention=attention,
+      zero_init_residual=self.zero_init_residual,
+    )

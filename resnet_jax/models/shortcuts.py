@@ -5,16 +5,19 @@ B  the identity; where the dimensions increase, a projection (1x1 convolution an
 C  projections everywhere
 """
 
-import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from resnet_jax.models.layers import BatchNorm, Conv, ModuleFactory
+from resnet_jax.models.convolution import Conv
+from resnet_jax.models.factories import ModuleFactory
+from resnet_jax.models.normalization import BatchNorm
+from resnet_jax.models.pooling import average_pool
 
 ShortcutOption = Literal["A", "B", "C"]
+Projection = Literal["conv", "pool_conv"]
 
 
 class IdentityShortcut(nn.Module):
@@ -66,35 +69,39 @@ class ProjectionShortcut(nn.Module):
   Attributes:
     features: Output channels.
     stride: Stride in both directions.
+    kind: conv: the convolution strides, as in the paper. pool_conv: an average pooling does, so
+      that no pixel is left out (ResNet-D, arXiv 1812.01187).
     conv: Convolution: `conv(features, kernel_size, stride, name=…)`.
     norm: Normalisation: `norm(name=…)`.
   """
 
   features: int
   stride: int = 1
+  kind: Projection = "conv"
   conv: ModuleFactory = Conv
   norm: ModuleFactory = BatchNorm
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features)."""
-    x = self.conv(self.features, 1, self.stride, name="conv")(x)
+    stride = self.stride
+    if self.kind == "pool_conv" and stride > 1:
+      x, stride = average_pool(x, stride), 1
+    x = self.conv(self.features, 1, stride, name="conv")(x)
     return self.norm(name="norm")(x)
 
 
 def select_shortcut(
   option: ShortcutOption | None,
   changes_shape: bool,
-  conv: ModuleFactory = Conv,
-  norm: ModuleFactory = BatchNorm,
+  projection: ModuleFactory = ProjectionShortcut,
 ) -> ModuleFactory | None:
   """The shortcut that an option puts beside one block.
 
   Args:
     option: A, B, C, or None for a plain network.
     changes_shape: Whether the block changes the number of channels or the size.
-    conv: Convolution of projections.
-    norm: Normalisation of projections.
+    projection: What stands where the option projects.
 
   Returns:
     A factory that takes `features` and `stride`, or None.
@@ -104,8 +111,11 @@ def select_shortcut(
   """
   if option is None:
     return None
-  if option not in ("A", "B", "C"):
-    raise ValueError(f"shortcut={option!r}: expected 'A', 'B', 'C', or None for a plain network")
+  if option not in get_args(ShortcutOption):
+    raise ValueError(
+      f"shortcut={option!r}: expected one of {get_args(ShortcutOption)}, or None for a plain "
+      "network"
+    )
   if option == "C" or (option == "B" and changes_shape):
-    return functools.partial(ProjectionShortcut, conv=conv, norm=norm)
+    return projection
   return ZeroPadShortcut if changes_shape else IdentityShortcut

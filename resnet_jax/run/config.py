@@ -87,9 +87,6 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
   model = _named_model(config, arguments)
   network = model.create()
   names = configurable_fields(network)
-  for field in model.overrides:
-    if field not in names:
-      raise UserError(f"config.model: no config can set {field!r}; it can set {', '.join(names)}")
   model_kind = dataclasses.make_dataclass(
     "Model",
     [("name", str), *((name, hint) for name, (hint, _) in names.items())],
@@ -153,10 +150,11 @@ def from_json(values: Any, kind: type[C]) -> C:
 
 def check_config(config: Any) -> None:
   """Raises a UserError unless every value of a config has its type and lies in its range."""
+  values = to_json(config)
   for path, value in _leaves(msgspec.to_builtins(config)):
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f"config: {path}={value} is not finite")
-  from_json(to_json(config), type(config))
+  from_json(values, type(config))
 
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:

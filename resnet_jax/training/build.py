@@ -4,8 +4,8 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from resnet_jax import devices, models
 from resnet_jax.data.dataset import Dataset
@@ -36,7 +36,7 @@ class Run:
 
   config: Config
   dataset: Dataset
-  model: nn.Module
+  model: models.Network
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
   steps: int
@@ -90,7 +90,7 @@ def build_run(config: Config, trains: bool = True) -> Run:
   )
 
 
-def build_model(config: Config, dataset: Dataset) -> nn.Module:
+def build_model(config: Config, dataset: Dataset) -> models.Network:
   """The config's network for a data set, mapped over the devices.
 
   Unless the config says another number of classes, the network has the data set's.
@@ -98,14 +98,21 @@ def build_model(config: Config, dataset: Dataset) -> nn.Module:
   Raises:
     UserError: There is no such network, or it does not fit the data set.
   """
-  norm = functools.partial(models.BatchNorm, axis_name=devices.AXIS, group=config.bn_group)
   num_classes = config.model.overrides.get("num_classes", dataset.num_classes)
   try:
-    model = config.model.create(norm=norm, num_classes=num_classes)
+    model = config.model.create(num_classes=num_classes)
+    if model.norm == "batch":
+      norm = functools.partial(models.BatchNorm, axis_name=devices.AXIS, group=config.bn_group)
+      model = model.clone(norm=norm)
+    jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *dataset.image_shape)))
   except (ValueError, TypeError) as error:
     raise UserError(f"config.model: {error}") from None
   if "float64" in (model.dtype, model.param_dtype) and not jax.config.read("jax_enable_x64"):
     raise UserError("float64 is off in JAX: set the environment variable JAX_ENABLE_X64=1")
+  if model.head == "none":
+    raise UserError(
+      "config.model.head='none' leaves no classifier to train: use avg, max or flatten"
+    )
   if model.num_classes != dataset.num_classes:
     raise UserError(
       f"the network has {model.num_classes} outputs and {dataset.name} has {dataset.num_classes} "

@@ -19,7 +19,7 @@ from resnet_jax.run.config import to_json
 from resnet_jax.run.records import Records
 from resnet_jax.training.build import Run
 from resnet_jax.training.progress import Progress
-from resnet_jax.training.restore import abstract_state, initial_state
+from resnet_jax.training.restore import abstract_state, from_stored, initial_state, to_stored
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import make_step
 from resnet_jax.training.window import Window
@@ -52,7 +52,8 @@ def fit(
     if last is None:
       step, state, window = 0, initial_state(run), Window()
     else:
-      step, (state, saved) = last, checkpoints.restore(last, abstract_state(run))
+      step, (stored, saved) = last, checkpoints.restore(last, abstract_state(run))
+      state = from_stored(run, stored)
       require_same_data(run.dataset, saved["data"])
       window = Window(saved["window"])
     records = Records(workdir, step)
@@ -94,7 +95,7 @@ def fit(
             "window": window.sums(),
             "data": data,
           }
-          checkpoints.save(step, state, rest, metrics)
+          checkpoints.save(step, to_stored(run, state), rest, metrics)
       if stopping:
         break
     checkpoints.wait()

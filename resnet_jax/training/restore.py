@@ -1,4 +1,8 @@
-"""The state of a run at its beginning, or from a checkpoint."""
+"""The state of a run at its beginning, or from a checkpoint.
+
+A checkpoint holds the layout of a network whose blocks are not scanned, whatever the run's is. A
+run with `model.scan` converts when it restores and when it saves.
+"""
 
 import functools
 import pathlib
@@ -6,7 +10,7 @@ from typing import Any
 
 import jax
 
-from resnet_jax import devices
+from resnet_jax import devices, models
 from resnet_jax.errors import UserError
 from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.training.build import Run
@@ -16,12 +20,26 @@ _ATTEMPTS = 5
 
 
 def initial_state(run: Run) -> TrainState:
-  """The state before the first step, on all devices."""
-  return devices.replicate(jax.jit(_create(run))(run.key))
+  """The state before the first step, on all devices; the same values with `model.scan` or not."""
+  create = _create(run)
+  # Unrolled blocks take long to compile together; where they are scanned there are many.
+  state = create(run.key) if _scans(run) else jax.jit(create)(run.key)
+  return devices.replicate(from_stored(run, state))
+
+
+def from_stored(run: Run, state: TrainState) -> TrainState:
+  """The state that the run computes with, from the layout of its checkpoints."""
+  return models.to_scanned(state, run.model.transition) if _scans(run) else state
+
+
+def to_stored(run: Run, state: TrainState) -> TrainState:
+  """The layout of the run's checkpoints, from the state that it computes with."""
+  # Thousands of slices of arrays on a device take seconds, views of them on the host do not.
+  return models.to_unrolled(jax.device_get(state)) if _scans(run) else state
 
 
 def abstract_state(run: Run) -> TrainState:
-  """Shapes, dtypes and shardings of the state."""
+  """Shapes, dtypes and shardings of the state as checkpoints hold it."""
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated()),
     jax.eval_shape(_create(run), run.key),
@@ -66,7 +84,7 @@ def restore_variables(
     step = _chosen_step(checkpoints, workdir, checkpoint)
     try:
       state, _ = checkpoints.restore(step, abstract_state(run))
-      return step, state.variables
+      return step, from_stored(run, state).variables
     except UserError:
       # A run that is being trained may have replaced it since it was chosen.
       if checkpoint.isdecimal() or (workdir / "checkpoints" / str(step)).exists():
@@ -88,7 +106,10 @@ def _chosen_step(checkpoints: Checkpoints, workdir: pathlib.Path, checkpoint: st
   return step
 
 
+def _scans(run: Run) -> bool:
+  return getattr(run.model, "scan", False)
+
+
 def _create(run: Run) -> Any:
-  return functools.partial(
-    create_state, run.model, run.optimizer, image_shape=run.dataset.image_shape
-  )
+  model = run.model.clone(scan=False) if _scans(run) else run.model
+  return functools.partial(create_state, model, run.optimizer, image_shape=run.dataset.image_shape)

@@ -12,6 +12,9 @@ from resnet_jax.data.dataset import View
 from resnet_jax.evaluation.metrics import MetricSums, cross_entropy, metric_sums
 from resnet_jax.training.state import TrainState
 
+# Folded into the run's key for what a network draws; no epoch, which views fold in, is as large.
+_DROPOUT = 2**32 - 1
+
 Step = Callable[
   [TrainState, Any, Mapping[str, jax.Array], jax.Array], tuple[TrainState, MetricSums]
 ]
@@ -28,6 +31,7 @@ def make_step(
   The loss is the mean cross-entropy over the examples of the global batch, weighted; its gradient
   is that of one device with the whole batch, if the model's batch norms take `axis_name` too. An
   example of weight 0 (unreadable) adds nothing to the loss, but is part of the batch's statistics.
+  A network with dropout draws by key, step and device, so that with other devices it draws others.
 
   Args:
     view: What the network is shown: `view(constants, batch, key)` -> images, labels.
@@ -49,6 +53,9 @@ def make_step(
     images, labels = view(constants, batch, key)
     weights = batch["weight"]
     share = jnp.maximum(_mean(weights.sum(), axis_name), 1e-9)
+    dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
+    if axis_name is not None:
+      dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
       logits, updated = model.apply(
@@ -56,6 +63,7 @@ def make_step(
         images,
         train=True,
         mutable=["batch_stats"],
+        rngs={"dropout": dropout_key},
       )
       # Divided by the devices' mean weight, so that the mean over devices is the weighted mean over
       # the global batch even where devices hold unequal numbers of readable examples.

@@ -129,7 +129,7 @@ def test_stride_in_moves_the_stride_and_costs_more_but_keeps_shapes():
   inner = features // 4
   shapes, macs = {}, {}
   for stride_in in ("1x1", "3x3"):
-    block = BottleneckBlock(features, 2, None, stride_in, norm=EVALUATION_NORM)
+    block = BottleneckBlock(features, 2, None, stride_in=stride_in, norm=EVALUATION_NORM)
     x = jax.ShapeDtypeStruct((1, size, size, channels), "float32")
     y, variables = jax.eval_shape(block.init_with_output, jax.random.key(0), x)
     shapes[stride_in] = (y.shape, jax.tree.map(jnp.shape, variables))

@@ -18,6 +18,7 @@ from resnet_jax.models import (
   cifar_fields,
   cost,
   create,
+  image_shape,
   names,
 )
 
@@ -41,18 +42,26 @@ def abstract_params(model, shape):
     ("resnet18", {"shortcut": "C"}, 12_043_816),
     ("resnet34", {"shortcut": "C"}, 22_716_840),
     ("resnet50", {"shortcut": "C"}, 40_128_552),
+    ("resnet101", {}, 44_549_160),
+    ("resnet152", {}, 60_192_808),
+    ("preact_resnet200", {}, 64_666_280),
+    ("vgg16", {}, 138_357_544),
+    ("vgg19", {}, 143_667_240),
+    ("vgg19", {"norm": "batch"}, 143_667_240 + 2 * 5_504),
     ("resnet20", {}, 269_722),
     ("resnet32", {}, 464_154),
     ("resnet44", {}, 658_586),
     ("resnet56", {}, 853_018),
     ("resnet110", {}, 1_727_962),
     ("resnet1202", {}, 19_421_274),
+    ("preact_resnet110", {}, 1_727_962),
+    ("preact_resnet164", {}, 1_703_258),
+    ("preact_resnet1001", {}, 10_327_706),
   ],
 )
 def test_parameters_are_exactly_those_of_the_papers_network(name, overrides, params):
   model = create(name, **overrides)
-  shape = CIFAR if model.stem == "cifar" else IMAGENET
-  leaves = jax.tree.leaves(abstract_params(model, shape))
+  leaves = jax.tree.leaves(abstract_params(model, image_shape(name)))
   assert sum(np.prod(leaf.shape, dtype=int) for leaf in leaves) == params
 
 
@@ -63,6 +72,10 @@ def test_parameters_are_exactly_those_of_the_papers_network(name, overrides, par
     ("resnet34", {}, 3_663_761_408),
     ("resnet50", {}, 3_857_973_248),
     ("resnet50", {"stride_in": "3x3"}, 4_089_184_256),
+    ("resnet101", {}, 7_570_194_432),
+    ("resnet152", {}, 11_282_415_616),
+    ("vgg16", {}, 15_470_264_320),
+    ("vgg19", {}, 19_632_062_464),
   ],
 )
 def test_multiply_adds_are_exactly_table_1(name, overrides, macs):
@@ -72,7 +85,7 @@ def test_multiply_adds_are_exactly_table_1(name, overrides, macs):
 @pytest.mark.parametrize("name", [name for name in names() if name.startswith("plain")])
 def test_a_plain_network_costs_exactly_its_option_a_twin(name):
   plain, twin = create(name), create(name.replace("plain", "resnet"), shortcut="A")
-  shape = CIFAR if plain.stem == "cifar" else IMAGENET
+  shape = image_shape(name)
   assert plain.shortcut is None
   assert cost(plain, shape) == cost(twin, shape)
 
@@ -80,7 +93,7 @@ def test_a_plain_network_costs_exactly_its_option_a_twin(name):
 @pytest.mark.parametrize("name", [name for name in names() if name != "resnet1202"])
 def test_the_number_in_the_name_counts_the_weighted_layers(name):
   model = create(name)
-  params = abstract_params(model, CIFAR if model.stem == "cifar" else IMAGENET)
+  params = abstract_params(model, image_shape(name))
   paths = [[key.key for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(params)]
   layers = sum(path[-1] == "kernel" and "shortcut" not in path for path in paths)
   assert f"{name.rstrip('0123456789')}{layers}" == name

@@ -10,6 +10,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.models import ModelConfig
 from resnet_jax.run.config import (
   built_in_names,
+  check_config,
   differences,
   from_json,
   load_config,
@@ -69,10 +70,17 @@ def test_a_value_that_is_given_stays_even_where_it_is_the_paper_s():
   assert config.model.overrides == {"num_classes": 10}
 
 
-def test_an_override_that_no_config_can_hold_is_refused():
-  config = Config(model=ModelConfig("resnet20", {"activation": "gelu"}))
-  with pytest.raises(UserError, match="activation"):
-    override(config)
+def test_a_function_as_override_is_refused_for_no_file_can_hold_it():
+  check_config(Config(model=ModelConfig("resnet20", {"activation": "gelu", "norm": None})))
+  with pytest.raises(UserError, match="no number, text"):
+    check_config(Config(model=ModelConfig("resnet20", {"activation": max})))
+
+
+def test_norm_and_activation_are_given_by_name():
+  config = override(Config(), "--config.model.activation=leaky_relu", "--config.model.norm=None")
+  assert config.model.overrides == {"activation": "leaky_relu", "norm": None}
+  network = override(config, "--config.model.addition=scaled").model.create()
+  assert (network.activation, network.norm, network.addition) == ("leaky_relu", None, "scaled")
 
 
 def test_the_network_s_fields_follow_the_name_that_is_given():

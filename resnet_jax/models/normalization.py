@@ -1,60 +1,18 @@
-"""The layers that every network here is built of: convolution, batch norm, pooling."""
+"""Batch normalisation over groups of examples, and its absence."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-# A class or partial of a Linen module: called with the fields still open, it gives the module.
-ModuleFactory = Callable[..., nn.Module]
-Activation = Callable[[jax.Array], jax.Array]
+from resnet_jax.models.factories import ModuleFactory
+from resnet_jax.models.fields import check_flag, check_number
 
-# He initialisation (arXiv 1502.01852, eq. 10 and 14): normal, variance 2 / fan. Over fan-out for
-# convolutions, as the authors' and fb.resnet.torch's nets; the classifier, whose fan-out is the
-# number of classes, over fan-in.
-he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-
-
-class Conv(nn.Module):
-  """2-D convolution without bias, padded by k // 2 on all four sides, He initialised.
-
-  Padding is symmetric at every stride, as in Caffe and PyTorch. XLA's `SAME` is not at stride 2: it
-  gives the same shapes and shifted outputs.
-
-  Attributes:
-    features: Output channels.
-    kernel_size: Height and width k of the kernel, odd.
-    stride: Stride in both directions.
-    dtype: Of the computation and the output; None for the promotion of input and parameters.
-    param_dtype: Of the kernel (k, k, input channels, features).
-  """
-
-  features: int
-  kernel_size: int
-  stride: int = 1
-  dtype: Any = None
-  param_dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features)."""
-    if self.kernel_size % 2 == 0:
-      raise ValueError(f"kernel_size={self.kernel_size}: symmetric padding needs an odd one")
-    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param("kernel", he_fan_out, shape, self.param_dtype)
-    x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-    pad = self.kernel_size // 2
-    return lax.conv_general_dilated(
-      x,
-      kernel,
-      window_strides=(self.stride, self.stride),
-      padding=((pad, pad), (pad, pad)),
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+NormName = Literal["batch"]
 
 
 class BatchNorm(nn.Module):
@@ -95,7 +53,8 @@ class BatchNorm(nn.Module):
     """(N, …, C) -> (N, …, C).
 
     Raises:
-      ValueError: The groups do not divide the batch, or a device's share the groups.
+      ValueError: The groups do not divide the batch, or a device's share the groups; no axis is
+        called `axis_name` here.
     """
     shape = (x.shape[-1],)
     wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -110,7 +69,7 @@ class BatchNorm(nn.Module):
     else:
       # While initialising no axis is bound, and the example input has any number of examples.
       axis_name, group = (None, None) if self.is_initializing() else (self.axis_name, self.group)
-      devices = 1 if axis_name is None else lax.axis_size(axis_name)
+      devices = 1 if axis_name is None else _bound_axis_size(axis_name)
       groups, span = group_layout(x.shape[0], group, devices)
       grouped = x.astype(wide).reshape((groups, x.shape[0] // groups, *x.shape[1:]))
       axes = tuple(range(1, grouped.ndim - 1))
@@ -161,17 +120,61 @@ def group_layout(examples: int, group: int | None, devices: int = 1) -> tuple[in
   )
 
 
-def max_pool(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.Array:
-  """The stem's 3x3 max-pooling of stride 2; what is padded never wins.
+def _bound_axis_size(axis_name: str) -> int:
+  try:
+    return lax.axis_size(axis_name)
+  except NameError:
+    raise ValueError(
+      f"axis_name={axis_name!r}: batch norm finds no axis of that name here; train under "
+      f"jax.pmap or jax.vmap with axis_name={axis_name!r} or a jax.shard_map over it, or leave "
+      "axis_name None"
+    ) from None
+
+
+class NoNorm(nn.Module):
+  """The identity where a normalisation could stand, for networks without."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(N, …, C), unchanged."""
+    return x
+
+
+def check_norm(
+  norm: NormName | ModuleFactory | None,
+  momentum: float | None,
+  epsilon: float | None,
+  frozen: bool,
+) -> None:
+  """Raises a ValueError unless the fields of a network that concern its norms fit together."""
+  if norm is not None and norm != "batch" and not callable(norm):
+    raise ValueError(f"norm={norm!r}: expected 'batch', None, or a factory of modules")
+  check_flag("frozen_bn", frozen)
+  for name, value in (("bn_momentum", momentum), ("bn_epsilon", epsilon)):
+    if value is not None:
+      check_number(name, value, -1e-12, 1)
+  for name, value in (("bn_momentum", momentum), ("bn_epsilon", epsilon), ("frozen_bn", frozen)):
+    if norm is None and value not in (None, False):
+      raise ValueError(f"{name}={value!r}: with norm=None there is no batch norm")
+
+
+def norm_factory(
+  norm: NormName | ModuleFactory | None,
+  *,
+  momentum: float | None = None,
+  epsilon: float | None = None,
+  **settings: Any,
+) -> ModuleFactory:
+  """The factory, taking `name`, of the norms of a network.
 
   Args:
-    x: (N, H, W, C).
-    padding: Rows above and below, and columns left and right. Caffe's, so the paper's, is (0, 1);
-      PyTorch's (1, 1).
+    norm: batch, None for none, or a factory.
+    momentum: Passed on unless None.
+    epsilon: Passed on unless None.
+    **settings: Passed on.
   """
-  return nn.max_pool(x, (3, 3), strides=(2, 2), padding=(padding, padding))
-
-
-def global_average_pool(x: jax.Array) -> jax.Array:
-  """(N, H, W, C) -> (N, C), float32 or wider: the mean over all positions."""
-  return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+  if norm is None:
+    return NoNorm
+  chosen = {"momentum": momentum, "epsilon": epsilon}
+  settings |= {name: value for name, value in chosen.items() if value is not None}
+  return functools.partial(BatchNorm if norm == "batch" else norm, **settings)

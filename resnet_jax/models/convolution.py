@@ -1,0 +1,107 @@
+"""The convolution that every network here is built of, and its initialisation."""
+
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+# He initialisation (arXiv 1502.01852, eq. 10 and 14): normal, variance 2 / fan. Over fan-out for
+# convolutions, as the authors' and fb.resnet.torch's nets; the classifier, whose fan-out is the
+# number of classes, over fan-in.
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+ConvPadding = Literal["symmetric", "same"]
+
+
+class Conv(nn.Module):
+  """2-D convolution, He initialised, whose output has ceil(input / stride) rows and columns.
+
+  Attributes:
+    features: Output channels.
+    kernel_size: Height and width k of the kernel, odd.
+    stride: Stride in both directions.
+    dilation: Distance between the taps of the kernel.
+    groups: Number of groups that input and output channels are divided into (ResNeXt).
+    use_bias: Whether to add a bias (features,).
+    padding: symmetric: dilation * (k // 2) on all four sides at every stride, as in Caffe and
+      PyTorch. same: XLA's and TensorFlow's, which at stride 2 gives the same shapes and shifted
+      outputs.
+    dtype: Of the computation and the output; None for the promotion of input and parameters.
+    param_dtype: Of the kernel (k, k, input channels / groups, features) and the bias.
+  """
+
+  features: int
+  kernel_size: int
+  stride: int = 1
+  dilation: int = 1
+  groups: int = 1
+  use_bias: bool = False
+  padding: ConvPadding = "symmetric"
+  dtype: Any = None
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features).
+
+    Raises:
+      ValueError: An attribute has no such value, or the input not the channels of the kernel.
+    """
+    self._check(x.shape)
+    shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+    kernel = self.param("kernel", he_fan_out, shape, self.param_dtype)
+    bias = None
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), self.param_dtype)
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    if self.kernel_size == 1 and self.groups == 1 and jax.default_backend() == "cpu":
+      y = pointwise_as_dot(x, kernel, self.stride)
+    else:
+      pad = self.dilation * (self.kernel_size // 2)
+      y = lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(self.stride, self.stride),
+        padding="SAME" if self.padding == "same" else ((pad, pad), (pad, pad)),
+        rhs_dilation=(self.dilation, self.dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=self.groups,
+      )
+    return y if bias is None else y + bias
+
+  def _check(self, shape: tuple[int, ...]) -> None:
+    if self.kernel_size % 2 == 0:
+      raise ValueError(f"kernel_size={self.kernel_size}: symmetric padding needs an odd one")
+    if self.padding not in get_args(ConvPadding):
+      raise ValueError(f"padding={self.padding!r}: expected one of {get_args(ConvPadding)}")
+    if shape[-1] % self.groups or self.features % self.groups:
+      raise ValueError(
+        f"groups={self.groups}: they must divide the {shape[-1]} input and the {self.features} "
+        "output channels"
+      )
+    if self.has_variable("params", "kernel"):
+      channels = self.get_variable("params", "kernel").shape[2] * self.groups
+      if channels != shape[-1]:
+        raise ValueError(
+          f"input of shape {shape} has {shape[-1]} channels: the kernel of "
+          f"{'/'.join(self.path) or 'this convolution'} takes {channels}"
+        )
+
+
+def pointwise_as_dot(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+  """A 1x1 convolution as a matrix product over channels, the same function.
+
+  On CPUs it is several times as fast as XLA's convolution; on GPUs and TPUs there is no need.
+
+  Args:
+    x: (N, H, W, C).
+    kernel: (1, 1, C, features).
+    stride: Stride in both directions.
+
+  Returns:
+    (N, ceil(H / stride), ceil(W / stride), features).
+  """
+  return lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))

@@ -1,0 +1,63 @@
+"""Pooling: the stem's maximum, and what turns the last feature map into one vector."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+POOL_PADDINGS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+def max_pool(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.Array:
+  """The stem's 3x3 max-pooling of stride 2; what is padded never wins.
+
+  Args:
+    x: (N, H, W, C).
+    padding: Rows above and below, and columns left and right. Caffe's, so the paper's, is (0, 1);
+      PyTorch's (1, 1).
+  """
+  if jax.default_backend() == "cpu":
+    return max_pool_of_slices(x, padding)
+  return nn.max_pool(x, (3, 3), strides=(2, 2), padding=(padding, padding))
+
+
+def max_pool_of_slices(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.Array:
+  """`max_pool` as the maximum of nine strided slices, whose gradient is far faster on CPUs.
+
+  Of equal values the first one in a window has the gradient, as in XLA's own pooling.
+  """
+  pads = ((0, 0), padding, padding, (0, 0))
+  x = jnp.pad(x, pads, constant_values=-jnp.inf)
+  rows, columns = ((size - 3) // 2 + 1 for size in x.shape[1:3])
+  if rows < 1 or columns < 1:
+    raise ValueError(f"max-pooling of {x.shape[1:3]} pixels, padding included: at least 3x3 needed")
+  slices = [
+    x[:, row : row + 2 * rows - 1 : 2, column : column + 2 * columns - 1 : 2]
+    for row in range(3)
+    for column in range(3)
+  ]
+  largest = slices[0]
+  for other in slices[1:]:
+    # A NaN, which no comparison holds for, stays.
+    largest = jnp.where((largest >= other) | jnp.isnan(largest), largest, other)
+  return largest
+
+
+def average_pool(x: jax.Array, stride: int) -> jax.Array:
+  """Means over windows of stride x stride pixels, those cut off by the border over what is there.
+
+  (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), C), as ResNet-D's shortcut takes it
+  (arXiv 1812.01187, section 4).
+  """
+  padding = tuple((0, -size % stride) for size in x.shape[1:3])
+  window = (stride, stride)
+  return nn.avg_pool(x, window, strides=window, padding=padding, count_include_pad=False)
+
+
+def global_average_pool(x: jax.Array) -> jax.Array:
+  """(N, H, W, C) -> (N, C), float32 or wider: the mean over all positions."""
+  return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+
+
+def global_max_pool(x: jax.Array) -> jax.Array:
+  """(N, H, W, C) -> (N, C), float32 or wider: the maximum over all positions."""
+  return x.max((1, 2)).astype(jnp.promote_types(x.dtype, jnp.float32))
