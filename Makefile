@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What the tests are installed with. With torch added they compare with PyTorch too (4 GB on Linux).
+EXTRAS ?= tfds,dev
 
 .PHONY: demo test check clean
 
@@ -33,7 +35,7 @@ $(VENV)/installed: setup.cfg pyproject.toml requirements.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@echo "== Installing the development tools"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[tfds,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
 clean:  ## removes .venv and what the tools left; runs stay

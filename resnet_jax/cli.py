@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """
   parser = _parser()
   options, rest = parser.parse_known_args(arguments)
-  if rest and options.command is not _train:
+  if rest and options.command not in (_train, _models):
     parser.error(f"unrecognized arguments: {' '.join(rest)}")
   try:
     sys.exit(options.command(options, rest))
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
       allow_abbrev=False,
       add_help=name != "train",
     )
-    sub.set_defaults(command=function)
+    sub.set_defaults(command=function, parser=sub)
     return sub
 
   train = command(
@@ -91,7 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     action="store_true",
     help="resolve the config, compile the step, print what the run takes, and end",
   )
-  train.set_defaults(parser=train)
 
   evaluate = command(
     "evaluate",
@@ -108,6 +107,18 @@ def _parser() -> argparse.ArgumentParser:
   )
   evaluate.add_argument("--split", choices=("validation", "test"), default="validation")
   evaluate.add_argument("--data-dir", metavar="DIR", help="where the data lies now")
+
+  models = command(
+    "models",
+    _models,
+    "list the networks, or the layers of one",
+    "Parameters, and multiply-adds for one image as the paper's Table 1 counts them. Fields of the "
+    "network are replaced as in train: resnet-jax models resnet50 --config.model.stride_in=3x3",
+  )
+  models.add_argument("name", metavar="NAME", nargs="?", help="one of them: resnet50, …")
+  models.add_argument(
+    "--image-size", type=_positive, metavar="N", help="side of the image; default: the paper's"
+  )
 
   prepare = command(
     "prepare",
@@ -157,10 +168,21 @@ def _directory(text: str) -> pathlib.Path:
   return pathlib.Path(text)
 
 
-def _train(options: argparse.Namespace, rest: list[str]) -> int:
+def _positive(text: str) -> int:
+  if not text.isdecimal() or int(text) == 0:
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+  return int(text)
+
+
+def _only_fields(options: argparse.Namespace, rest: list[str]) -> None:
+  """Exits unless all further arguments are fields of the config."""
   for argument in rest:
     if argument.startswith("--") and not argument.startswith("--config."):
       options.parser.error(f"unrecognized argument: {argument}")
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> int:
+  _only_fields(options, rest)
   if options.help:
     options.parser.print_help()
     if not options.config:
@@ -240,6 +262,29 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     except UserError as error:
       print(f"not recorded: {error}", file=sys.stderr)
   print(f"{options.split} accuracy: {values['accuracy']:.2%}")
+  return 0
+
+
+def _models(options: argparse.Namespace, rest: list[str]) -> int:
+  _only_fields(options, rest)
+  from resnet_jax.models.catalog import image_shape
+  from resnet_jax.models.config import ModelConfig
+  from resnet_jax.models.table import catalog_table, layer_table
+  from resnet_jax.run.config import override_model
+
+  if options.name is None:
+    if rest or options.image_size:
+      options.parser.error("--image-size and fields need the NAME of a network")
+    print(catalog_table())
+    return 0
+  prog = f"resnet-jax models {options.name}"
+  try:
+    config = override_model(ModelConfig(options.name), rest, prog)
+    height, width, channels = image_shape(config.name)
+    size = (options.image_size or height, options.image_size or width, channels)
+    print(layer_table(config.create(), size))
+  except ValueError as error:
+    raise UserError(str(error)) from None
   return 0
 
 

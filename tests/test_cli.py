@@ -265,8 +265,39 @@ def test_evaluate_names_the_checkpoints_and_splits_that_there_are(whole):
   assert "last, best" in err
 
 
+def test_models_lists_the_catalog_and_the_layers_of_one():
+  status, out, _ = call("models")
+  assert status == 0
+  assert "resnet50" in out
+  status, out, _ = call("models", "resnet50", "--config.model.stride_in=3x3")
+  assert status == 0
+  assert "[1x1, 64; 3x3, 64; 1x1, 256] x 3" in out
+  assert out.splitlines()[-1].endswith("4,089,184,256")
+  status, out, _ = call("models", "resnet18", "--image-size", "32")
+  assert (status, out.splitlines()[1].split()[2]) == (0, "8x8x64")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "word"),
+  [
+    (["resnet51"], "resnet50"),
+    (["resnet50", "--image-size", "16"], "at least 32x32"),
+    (["resnet50", "--image-size", "0"], "positive integer"),
+    (["resnet20", "--config.model.groups=2"], "only bottleneck"),
+    (["resnet50", "--config.model.stride_in=5x5"], "3x3"),
+    (["resnet50", "--stride_in=3x3"], "unrecognized"),
+    (["--image-size", "64"], "NAME"),
+  ],
+)
+def test_models_names_what_is_wrong(arguments, word):
+  status, _, err = call("models", *arguments)
+  assert status == 2
+  assert word in err
+  assert "Traceback" not in err
+
+
 def test_help_of_every_command_exits_with_0_without_importing_jax():
-  for command in ([], ["train"], ["evaluate"], ["prepare"], ["report"]):
+  for command in ([], ["train"], ["evaluate"], ["models"], ["prepare"], ["report"]):
     code = (
       "import sys, resnet_jax.cli as c\n"
       f"try: c.main({[*command, '--help']!r})\n"

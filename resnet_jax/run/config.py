@@ -123,6 +123,28 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
   return type(config)(**chosen | {"model": ModelConfig(model.name, differing)})
 
 
+def override_model(model: ModelConfig, arguments: Sequence[str], prog: str) -> ModelConfig:
+  """Replaces fields of a network by `--config.model.FIELD=VALUE` arguments: see `override_config`.
+
+  Args:
+    model: The network.
+    arguments: The arguments.
+    prog: Name of the command, for messages.
+  """
+  return override_config(_ModelSection(model), arguments, prog).model
+
+
+@dataclasses.dataclass(frozen=True)
+class _ModelSection:
+  """The fields of a network.
+
+  Attributes:
+    model: The network.
+  """
+
+  model: ModelConfig
+
+
 def to_json(config: Any) -> Any:
   """A config as plain dictionaries, lists, texts and numbers."""
   try:

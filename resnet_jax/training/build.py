@@ -104,11 +104,11 @@ def build_model(config: Config, dataset: Dataset) -> models.Network:
     if model.norm == "batch":
       norm = functools.partial(models.BatchNorm, axis_name=devices.AXIS, group=config.bn_group)
       model = model.clone(norm=norm)
+    if "float64" in (model.dtype, model.param_dtype) and not jax.config.read("jax_enable_x64"):
+      raise UserError("float64 is off in JAX: set the environment variable JAX_ENABLE_X64=1")
     jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *dataset.image_shape)))
   except (ValueError, TypeError) as error:
     raise UserError(f"config.model: {error}") from None
-  if "float64" in (model.dtype, model.param_dtype) and not jax.config.read("jax_enable_x64"):
-    raise UserError("float64 is off in JAX: set the environment variable JAX_ENABLE_X64=1")
   if model.head == "none":
     raise UserError(
       "config.model.head='none' leaves no classifier to train: use avg, max or flatten"

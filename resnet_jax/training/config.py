@@ -94,7 +94,8 @@ class Config:
 
 
 # What a run that resumes may change: devices and workers (which no config names), where the data
-# lies, how often it records and saves, and a later end. All else would make it another run.
+# lies, how often it records and saves, a later end, and how the same network is compiled. All else
+# would make it another run.
 CHANGEABLE = (
   "data.data_dir",
   "data.streaming.decode_threads",
@@ -104,4 +105,6 @@ CHANGEABLE = (
   "evaluation_batch_size",
   "checkpoint.every",
   "checkpoint.keep",
+  "model.overrides.scan",
+  "model.overrides.remat",
 )

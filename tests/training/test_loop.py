@@ -15,7 +15,12 @@ from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.training import CheckpointConfig, Config, OptimizerConfig, ScheduleConfig, fit
 from resnet_jax.training.build import build_run
 from resnet_jax.training.optimizers import make_optimizer
-from resnet_jax.training.restore import abstract_state, require_resumable
+from resnet_jax.training.restore import (
+  abstract_state,
+  initial_state,
+  require_resumable,
+  to_stored,
+)
 
 CONFIG = Config(
   model=ModelConfig("resnet20", {"stage_sizes": (1, 1, 1), "width": 4}),
@@ -102,6 +107,61 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits_and_records(stop, whole,
   resumed = jax.device_get(fit(run, tmp_path))
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), resumed, state)
   assert records(tmp_path) == records(workdir)
+
+
+SCANNED = dataclasses.replace(
+  CONFIG, model=ModelConfig("resnet20", {"stage_sizes": (2, 3, 2), "width": 4, "scan": True})
+)
+
+
+def test_a_run_with_scanned_blocks_resumes_to_the_same_bits(tmp_path):
+  whole = jax.device_get(fit(build_run(SCANNED), tmp_path / "whole"))
+  assert "blocks" in whole.params["stage2"]
+  steps = iter(range(1, 100))
+  run = build_run(SCANNED)
+  fit(run, tmp_path / "stopped", should_stop=lambda: next(steps) == 7)
+  resumed = jax.device_get(fit(run, tmp_path / "stopped"))
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), resumed, whole)
+
+
+def test_scanned_or_not_a_run_starts_the_same_saves_the_same_and_goes_on_as_the_other(tmp_path):
+  unrolled = dataclasses.replace(
+    SCANNED, model=ModelConfig("resnet20", SCANNED.model.overrides | {"scan": False})
+  )
+  runs = build_run(SCANNED), build_run(unrolled)
+  start, other = (jax.device_get(to_stored(run, initial_state(run))) for run in runs)
+  assert jax.tree.structure(start) == jax.tree.structure(other)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), start, other)
+
+  fit(runs[0], tmp_path, should_stop=iter([False, False, True]).__next__)
+  resumed = fit(build_run(dataclasses.replace(unrolled, length="4 steps")), tmp_path)
+  assert resumed.step == 4
+  straight = fit(build_run(dataclasses.replace(SCANNED, length="4 steps")), tmp_path / "straight")
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+    jax.device_get(to_stored(runs[0], straight)),
+    jax.device_get(resumed),
+  )
+
+
+@pytest.mark.parametrize(
+  "model",
+  [
+    ModelConfig("resnet20", CONFIG.model.overrides | {"norm": None, "use_bias": True}),
+    ModelConfig("resnet20", CONFIG.model.overrides | {"addition": "dropout"}),
+    ModelConfig("preact_resnet164", {"stage_sizes": (1, 1), "width": 4, "remat": True}),
+    ModelConfig("vgg16", {"stage_sizes": (1, 1), "width": 4, "hidden_features": (8,)}),
+  ],
+  ids=["no norm", "dropout shortcut", "pre-activation", "vgg"],
+)
+def test_every_kind_of_network_trains_and_resumes_to_the_same_bits(model, tmp_path):
+  config = dataclasses.replace(
+    CONFIG, model=model, optimizer=OptimizerConfig(learning_rate=0.01), length="6 steps"
+  )
+  whole = jax.device_get(fit(build_run(config), tmp_path / "whole"))
+  fit(build_run(config), tmp_path / "stopped", should_stop=iter([False, False, True]).__next__)
+  resumed = jax.device_get(fit(build_run(config), tmp_path / "stopped"))
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), resumed, whole)
 
 
 def test_a_finished_run_that_is_started_again_changes_nothing(whole):
