@@ -36,6 +36,17 @@ PREACTIVATIONS = ("relu_only_preactivation", "full_preactivation")
 _BRANCH_ENDS_WITH_NORM = ("original", "relu_only_preactivation")
 
 
+def check_order(order: UnitOrder, zero_init_residual: bool) -> None:
+  """Raises a ValueError unless there is such an order, and one whose branch can start at zero."""
+  if order not in get_args(UnitOrder):
+    raise ValueError(f"order={order!r}: expected one of {get_args(UnitOrder)}")
+  if zero_init_residual and order not in _BRANCH_ENDS_WITH_NORM:
+    raise ValueError(
+      f"zero_init_residual=True: with order={order!r} no branch ends with the norm that would "
+      f"start at zero; it does with one of {_BRANCH_ENDS_WITH_NORM}"
+    )
+
+
 class Layer(NamedTuple):
   """A convolution of a branch."""
 
@@ -94,7 +105,7 @@ class Block(nn.Module):
     Raises:
       ValueError: An attribute has no such value, or does not fit the others or the input.
     """
-    self._check()
+    check_order(self.order, self.zero_init_residual)
     layers, full = self.layers(), self.order == "full_preactivation"
     shortcut = None
     if self.shortcut is not None:
@@ -119,15 +130,6 @@ class Block(nn.Module):
     if self.order == "norm_after_addition":
       y = self._norm(len(layers))(y)
     return self.activation(y) if self.order in ("original", "norm_after_addition") else y
-
-  def _check(self) -> None:
-    if self.order not in get_args(UnitOrder):
-      raise ValueError(f"order={self.order!r}: expected one of {get_args(UnitOrder)}")
-    if self.zero_init_residual and self.order not in _BRANCH_ENDS_WITH_NORM:
-      raise ValueError(
-        f"zero_init_residual=True: with order={self.order!r} no branch ends with the norm that "
-        f"would start at zero; it does with one of {_BRANCH_ENDS_WITH_NORM}"
-      )
 
   def _conv(self, number: int, layer: Layer) -> nn.Module:
     more = {"dilation": layer.dilation, "groups": layer.groups}

@@ -37,7 +37,7 @@ def check_number(name: str, value: Any, above: float, below: float) -> None:
 def check_sizes(name: str, value: Any) -> None:
   """Raises a ValueError unless a value is a tuple of positive integers."""
   sizes = value if isinstance(value, tuple) else ()
-  if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+  if not sizes or not all(type(size) is int and size > 0 for size in sizes):
     raise ValueError(f"{name}={value!r}: expected a tuple of positive integers")
 
 

@@ -13,6 +13,7 @@ from resnet_jax.models.blocks import (
   BottleneckBlock,
   StrideIn,
   UnitOrder,
+  check_order,
 )
 from resnet_jax.models.convolution import Conv, ConvPadding
 from resnet_jax.models.factories import (
@@ -94,7 +95,8 @@ class ResNet(nn.Module):
     scan: Whether the equal blocks of a stage are one loop, which compiles in seconds at any depth
       and on CPUs is ten times slower. Variables then have another layout: see
       `resnet_jax.models.to_scanned`.
-    remat: Whether the activations within a block are computed again in the backward pass.
+    remat: Whether the activations within a block are computed again in the backward pass. (XLA's
+      CPU compiler undoes it unless blocks are scanned.)
   """
 
   stage_sizes: tuple[int, ...]
@@ -137,7 +139,6 @@ class ResNet(nn.Module):
       ("stem", StemName),
       ("shortcut", ("A", "B", "C", None)),
       ("projection", Projection),
-      ("order", UnitOrder),
       ("stride_in", StrideIn),
       ("transition", Transition),
       ("head", Pooling),
@@ -158,6 +159,7 @@ class ResNet(nn.Module):
     check_dtype("dtype", self.dtype)
     check_dtype("param_dtype", self.param_dtype)
     activation_function(self.activation)
+    check_order(self.order, self.zero_init_residual)
     select_addition(self.addition, self.addition_parameters)
     check_norm(self.norm, self.bn_momentum, self.bn_epsilon, self.frozen_bn)
     if self.squeeze_excitation is not None:
