@@ -5,13 +5,16 @@ their sum, of the same shape: `addition(name=…)(shortcut, branch)`.
 """
 
 import functools
-from typing import Any, Literal, get_args
+import math
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from resnet_jax.models.convolution import Conv
 from resnet_jax.models.factories import ModuleFactory
+from resnet_jax.models.fields import check_choice, check_number
 
 AdditionName = Literal["sum", "scaled", "exclusive_gate", "shortcut_gate", "dropout"]
 
@@ -51,20 +54,23 @@ class GatedAddition(nn.Module):
   Attributes:
     initial_bias: Of the gate; the more negative, the nearer to the identity at first.
     exclusive: Whether the branch is gated too, or the shortcut alone.
-    conv: Convolution of the gate: `conv(features, kernel_size, stride, use_bias, name=…)`.
+    conv: Convolution of the gate: `conv(features, kernel_size, stride, use_bias=…, name=…)`.
+    param_dtype: Of the gate's bias (C,).
   """
 
   initial_bias: float = -6.0
   exclusive: bool = True
   conv: ModuleFactory = Conv
+  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, shortcut: jax.Array, branch: jax.Array) -> jax.Array:
     """(N, H, W, C) twice -> (N, H, W, C)."""
     features = shortcut.shape[-1]
-    offset = self.param("bias", nn.initializers.constant(self.initial_bias), (features,))
-    scores = self.conv(features, 1, 1, name="conv")(shortcut) + offset.astype(shortcut.dtype)
-    gate = nn.sigmoid(scores)
+    start = nn.initializers.constant(self.initial_bias)
+    bias = self.param("bias", start, (features,), self.param_dtype)
+    scores = self.conv(features, 1, 1, use_bias=False, name="conv")(shortcut)
+    gate = nn.sigmoid(scores + bias.astype(scores.dtype))
     return _sum((1 - gate) * shortcut, gate * branch if self.exclusive else branch)
 
 
@@ -90,6 +96,7 @@ def select_addition(
   parameters: tuple[float, ...] = (),
   *,
   conv: ModuleFactory = Conv,
+  param_dtype: Any = jnp.float32,
   train: bool = False,
 ) -> ModuleFactory:
   """A row of 1603.05027's Table 1.
@@ -99,6 +106,7 @@ def select_addition(
     parameters: Of scaled: factor of the shortcut and of the branch, default (0.5, 0.5). Of the
       gates: initial bias, default (-6,). Of dropout: rate, default (0.5,).
     conv: Convolution of gates.
+    param_dtype: Of the biases of gates.
     train: Whether dropout drops.
 
   Returns:
@@ -107,21 +115,24 @@ def select_addition(
   Raises:
     ValueError: There is no such name, or it has other parameters.
   """
+  gate = {"conv": conv, "param_dtype": param_dtype}
   factories: dict[str, tuple[ModuleFactory, tuple[str, ...], dict[str, Any]]] = {
     "sum": (Addition, (), {}),
     "scaled": (ScaledAddition, ("shortcut_scale", "branch_scale"), {}),
-    "exclusive_gate": (GatedAddition, ("initial_bias",), {"exclusive": True, "conv": conv}),
-    "shortcut_gate": (GatedAddition, ("initial_bias",), {"exclusive": False, "conv": conv}),
+    "exclusive_gate": (GatedAddition, ("initial_bias",), {"exclusive": True, **gate}),
+    "shortcut_gate": (GatedAddition, ("initial_bias",), {"exclusive": False, **gate}),
     "dropout": (DropoutAddition, ("rate",), {"deterministic": not train}),
   }
-  if name not in factories:
-    raise ValueError(f"addition={name!r}: expected one of {get_args(AdditionName)}")
+  check_choice("addition", name, AdditionName)
   factory, fields, settings = factories[name]
-  if parameters and len(parameters) != len(fields):
+  if not isinstance(parameters, tuple) or (parameters and len(parameters) != len(fields)):
     raise ValueError(
       f"addition_parameters={parameters!r}: addition {name!r} takes "
-      f"{f'none or {fields}' if fields else 'none'}"
+      f"{f'none, or the numbers {fields}' if fields else 'none'}"
     )
+  bounds = (-1e-12, 1) if name == "dropout" else (-math.inf, math.inf)
+  for parameter in parameters:
+    check_number("addition_parameters", parameter, *bounds)
   return functools.partial(factory, **settings, **dict(zip(fields, parameters, strict=False)))
 
 

@@ -164,23 +164,20 @@ class BottleneckBlock(Block):
   Attributes:
     stride_in: Which convolution strides: the first 1x1, as in the paper and its released models, or
       the 3x3, which torchvision and most others call ResNet ("v1.5").
-    inner_features: Channels of the 3x3 convolution; None for a quarter of `features`.
     groups: Groups of the 3x3 convolution (cardinality, arXiv 1611.05431).
+    width_per_group: 3x3 channels a group, in 64ths of the paper's, a quarter of `features` rounded
+      down: 4 with 32 groups is ResNeXt 32x4d, 128 with one torchvision's wide_resnet.
   """
 
   stride_in: StrideIn = "1x1"
-  inner_features: int | None = None
   groups: int = 1
+  width_per_group: int = 64
 
   def layers(self) -> tuple[Layer, ...]:
     """1x1, 3x3 and 1x1 convolution."""
     if self.stride_in not in get_args(StrideIn):
       raise ValueError(f"stride_in={self.stride_in!r}: expected one of {get_args(StrideIn)}")
-    inner = self.inner_features
-    if inner is None:
-      if self.features % 4:
-        raise ValueError(f"features={self.features}: a bottleneck's are a multiple of 4")
-      inner = self.features // 4
+    inner = max(self.features // 4 * self.width_per_group // 64, 1) * self.groups
     first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
     return (
       Layer(inner, 1, first),

@@ -14,7 +14,12 @@ def max_pool(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.Array:
     x: (N, H, W, C).
     padding: Rows above and below, and columns left and right. Caffe's, so the paper's, is (0, 1);
       PyTorch's (1, 1).
+
+  Raises:
+    ValueError: There are fewer than 3 x 3 pixels, the padding included.
   """
+  if min(x.shape[1:3]) + sum(padding) < 3:
+    raise ValueError(f"max-pooling of {x.shape[1:3]} pixels with padding={padding}: 3x3 are needed")
   if jax.default_backend() == "cpu":
     return max_pool_of_slices(x, padding)
   return nn.max_pool(x, (3, 3), strides=(2, 2), padding=(padding, padding))
@@ -28,8 +33,6 @@ def max_pool_of_slices(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.A
   pads = ((0, 0), padding, padding, (0, 0))
   x = jnp.pad(x, pads, constant_values=-jnp.inf)
   rows, columns = ((size - 3) // 2 + 1 for size in x.shape[1:3])
-  if rows < 1 or columns < 1:
-    raise ValueError(f"max-pooling of {x.shape[1:3]} pixels, padding included: at least 3x3 needed")
   slices = [
     x[:, row : row + 2 * rows - 1 : 2, column : column + 2 * columns - 1 : 2]
     for row in range(3)

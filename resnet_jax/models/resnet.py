@@ -79,7 +79,8 @@ class ResNet(nn.Module):
     num_classes: Number of classes; 0 for no classifier: the output is what was pooled.
     use_bias: Whether convolutions have a bias.
     norm: batch (`BatchNorm`), None for none, or a factory that takes `use_running_average`,
-      `dtype`, `param_dtype` and `name`, and those of the next two that are set.
+      `dtype`, `param_dtype` and `name`, those of the next two that are set, and `scale_init` for
+      `zero_init_residual`.
     bn_momentum: Weight of the past in the running statistics; None for the norm's own, 0.9.
     bn_epsilon: Added to the variance; None for the norm's own, 1e-5.
     frozen_bn: Whether batch norm uses its running statistics in training too and leaves them as
@@ -178,6 +179,8 @@ class ResNet(nn.Module):
           raise ValueError(
             f"{name}={value!r}: only bottleneck blocks have a choice, not basic ones"
           )
+    if self.stem == "deep" and self.width < 2:
+      raise ValueError(f"width={self.width}: the deep stem halves it, so at least 2 is needed")
     if self.projection != "conv" and self.shortcut not in ("B", "C"):
       raise ValueError(
         f"projection={self.projection!r}: shortcut={self.shortcut!r} projects nowhere; B and C do"
@@ -235,7 +238,7 @@ class ResNet(nn.Module):
       if self._strides()[i] > (self.output_stride or self._strides()[-1]):
         stride, dilation = 1, 2 * dilation
       stage = Stage(
-        functools.partial(block, **self._inner_features(i)),
+        block,
         size,
         self._channels(i),
         stride,
@@ -266,18 +269,23 @@ class ResNet(nn.Module):
     """Output channels of a stage, counted from 0."""
     return self.width * self.widening * 2**stage * (4 if self.block == "bottleneck" else 1)
 
-  def _inner_features(self, stage: int) -> dict[str, int]:
-    if self.block == "basic":
-      return {}
-    per_group = self._channels(stage) // 4 * self.width_per_group // 64
-    return {"inner_features": max(per_group, 1) * self.groups}
-
   def _block(self, conv: ModuleFactory, norm: ModuleFactory, train: bool) -> ModuleFactory:
     activation = activation_function(self.activation)
-    addition = select_addition(self.addition, self.addition_parameters, conv=conv, train=train)
+    addition = select_addition(
+      self.addition,
+      self.addition_parameters,
+      conv=conv,
+      param_dtype=self.param_dtype,
+      train=train,
+    )
     block: ModuleFactory = BasicBlock
     if self.block == "bottleneck":
-      block = functools.partial(BottleneckBlock, stride_in=self.stride_in, groups=self.groups)
+      block = functools.partial(
+        BottleneckBlock,
+        stride_in=self.stride_in,
+        groups=self.groups,
+        width_per_group=self.width_per_group,
+      )
     attention = None
     if self.squeeze_excitation is not None:
       attention = functools.partial(

@@ -327,7 +327,7 @@ def _resnet(fields):
   maps, last = {"stem": shape}, fields["output_stride"] or strides(fields)[-1]
   for i, size in enumerate(fields["stage_sizes"]):
     grows = i > 0 and strides(fields)[i] <= last
-    stage, outputs, inner = {}, *_channels(fields, i)
+    stage, outputs = {}, _channels(fields, i)
     transition = 1 if fields["transition"] == "first" else size
     for number in range(1, size + 1):
       changes = number == transition
@@ -336,7 +336,7 @@ def _resnet(fields):
         fields["shortcut"] == "B" and changes and (grows or features != shape[-1])
       )
       active = fields["stem"] != "cifar" or (i, number) != (0, 1)
-      stage[f"block{number}"] = _block(fields, shape[-1], features, inner, projects, active)
+      stage[f"block{number}"] = _block(fields, shape[-1], features, projects, active)
       shape = (*shape[:-1], features)
     if grows:
       shape = (shape[0], -(-shape[1] // 2), -(-shape[2] // 2), shape[3])
@@ -353,10 +353,8 @@ def _resnet(fields):
 
 
 def _channels(fields, stage):
-  """Of the output of a stage, and of the 3x3 convolution of its bottlenecks."""
-  width = fields["width"] * fields["widening"] * 2**stage
-  inner = width * fields["width_per_group"] // 64 * fields["groups"]
-  return (width, width) if basic(fields) else (4 * width, inner)
+  """Of the output of a stage."""
+  return fields["width"] * fields["widening"] * 2**stage * (1 if basic(fields) else 4)
 
 
 def _stem(fields):
@@ -377,10 +375,11 @@ def _stem(fields):
   return {"stem": layers}, (n, height, width, features)
 
 
-def _block(fields, inputs, outputs, inner, projects, active):
+def _block(fields, inputs, outputs, projects, active):
   full = fields["order"] == "full_preactivation"
   layers = [(inputs, outputs, 3), (outputs, outputs, 3)]
   if not basic(fields):
+    inner = max(outputs // 4 * fields["width_per_group"] // 64, 1) * fields["groups"]
     layers = [(inputs, inner, 1), (inner, inner, 3), (inner, outputs, 1)]
   block, norms = {}, {}
   for number, (before, after, size) in enumerate(layers, 1):
@@ -394,7 +393,10 @@ def _block(fields, inputs, outputs, inner, projects, active):
     norm = {} if full else _norms(fields, {"norm": outputs})
     block["shortcut"] = {"conv": _conv(fields, inputs, outputs, 1)} | norm
   if fields["addition"].endswith("gate"):
-    block["addition"] = {"bias": (outputs,), "conv": _conv(fields, outputs, outputs, 1)}
+    block["addition"] = {
+      "bias": (outputs,),
+      "conv": _conv(fields | {"use_bias": False}, outputs, outputs, 1),
+    }
   if fields["squeeze_excitation"]:
     squeezed = max(outputs // fields["squeeze_excitation"], 1)
     block["attention"] = {

@@ -40,8 +40,8 @@ def watched(model, variables, x, train, after_norm):
 
   def watch(call, arguments, keywords, context):
     y = call(*arguments, **keywords)
-    path = "/".join(context.module.path)
     if context.method_name == "__call__":
+      path = "/".join(context.module.path)
       outputs[path] = y
       if isinstance(context.module, Conv) and context.module.kernel_size == 3:
         names.append(path)

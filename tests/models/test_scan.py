@@ -1,165 +1,451 @@
-"""Scanned and rematerialised blocks: the same function, less to compile, less to keep."""
+"""Equal blocks as one loop, and activations computed again: the same functions."""
 
 import functools
+import math
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from resnet_jax.models import create, to_scanned, to_unrolled
-from resnet_jax.training import create_state
+from resnet_jax.models import BatchNorm, ResNet, create, responses, to_scanned, to_unrolled
+from resnet_jax.training import TrainState
 
-BASIC = {"stage_sizes": (2, 3), "width": 4, "num_classes": 3}
-DOUBLE = {"dtype": "float64", "param_dtype": "float64"}
-VARIANTS = [
-  ("resnet20", {}),
-  ("resnet20", {"shortcut": "C"}),
-  ("plain20", {}),
-  ("resnet20", {"order": "norm_after_addition"}),
-  ("resnet20", {"order": "relu_before_addition", "transition": "last"}),
-  ("resnet20", {"order": "relu_only_preactivation"}),
-  ("preact_resnet110", {"transition": "last"}),
-  ("preact_resnet164", {}),
-  ("resnet50", {"squeeze_excitation": 4, "output_stride": 4}),
-  ("resnet20", {"addition": "exclusive_gate"}),
-  ("resnet20", {"norm": None, "use_bias": True, "addition": "scaled"}),
-]
+# These programs run for milliseconds, and optimised compile for seconds.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+# Each value of each field at least once, and those together that the loop could mix up.
+NETWORKS = {
+  "paper": {},
+  "last transition": {"shortcut": "B", "transition": "last"},
+  "plain": {"shortcut": None, "transition": "last"},
+  "norm after addition": {"order": "norm_after_addition", "shortcut": "B", "transition": "last"},
+  "ReLU before addition": {"order": "relu_before_addition", "shortcut": "C"},
+  "ReLU only": {"order": "relu_only_preactivation", "shortcut": "C", "transition": "last"},
+  "pre-activated": {"order": "full_preactivation"},
+  "pre-activated bottlenecks": {
+    "order": "full_preactivation",
+    "shortcut": "B",
+    "block": "bottleneck",
+    "transition": "last",
+  },
+  "pre-activated plain": {"order": "full_preactivation", "shortcut": None, "stem": "imagenet"},
+  "bottlenecks": {"block": "bottleneck", "shortcut": "C", "groups": 2, "stride_in": "3x3"},
+  "scaled": {"addition": "scaled", "addition_parameters": (0.7, 0.4)},
+  "exclusive gate": {"addition": "exclusive_gate", "addition_parameters": (-1.0,)},
+  "shortcut gate": {
+    "addition": "shortcut_gate",
+    "addition_parameters": (-1.0,),
+    "order": "full_preactivation",
+    "shortcut": "B",
+    "transition": "last",
+  },
+  "squeeze-excitation": {"squeeze_excitation": 2, "block": "bottleneck", "shortcut": "B"},
+  "no norm": {"norm": None, "use_bias": True},
+  "dilated": {"output_stride": 1, "shortcut": "B"},
+}
 
 
-def images(size=16):
-  return np.random.default_rng(0).normal(size=(4, size, size, 3))
+def network(stage_sizes=None, **fields):
+  """Its second stage has two blocks that are scanned."""
+  stage_sizes = stage_sizes or ((1, 4) if fields.get("transition") == "last" else (1, 3))
+  defaults = {"width": 4, "stem": "cifar", "shortcut": "A", "num_classes": 3}
+  return ResNet(stage_sizes, **(defaults | {"dtype": "float64"} | fields))
 
 
-def random_variables(model, x):
-  """Variables of which none is trivial."""
+def images(size=6, batch=4):
+  return np.random.default_rng(0).normal(size=(batch, size, size, 3))
+
+
+def random_variables(module, x):
   generator = np.random.default_rng(1)
 
   def draw(path, leaf):
-    value = generator.normal(0, 0.4, leaf.shape)
-    return np.abs(value) + 0.5 if path[-1].key in ("var", "scale") else value
+    value = generator.normal(0, 0.5, leaf.shape)
+    return np.abs(value) + 0.5 if path[-1].key == "var" else value
 
-  variables = jax.eval_shape(model.init, jax.random.key(0), x)
-  return jax.tree_util.tree_map_with_path(draw, variables)
-
-
-def train(model, variables, x):
-  """Loss, statistics and gradient of a training step, and the logits of an evaluation."""
-
-  def loss(params):
-    logits, updated = model.apply({**variables, "params": params}, x, train=True, mutable=True)
-    return jnp.sin(logits).sum(), updated.get("batch_stats", {})
-
-  (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-  return value, {"params": gradient, "batch_stats": statistics}, model.apply(variables, x)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def assert_close(actual, expected, tolerance=1e-11):
+def training_step(model, variables, x):
+  """Logits, new statistics, and gradients by parameters and images."""
+
+  @compiled
+  def step(variables, x):
+    def loss(params, x):
+      logits, updated = model.apply(
+        {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+      )
+      return jnp.sin(logits).sum(), (logits, updated)
+
+    gradients, (logits, updated) = jax.grad(loss, (0, 1), has_aux=True)(variables["params"], x)
+    of_params, of_x = gradients
+    return {"logits": logits, "updated": updated, "of_params": of_params, "of_x": of_x}
+
+  return step(variables, x)
+
+
+def assert_relatively_close(actual, expected, tolerance=1e-12):
+  """Each array to `tolerance` of the largest value of its kind."""
+
   def check(a, e):
-    np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance * (1e-30 + np.abs(e).max()))
+    assert a.shape == e.shape
+    assert np.abs(a - e).max() <= tolerance * max(np.abs(e).max(), 1e-3)
 
   jax.tree.map(check, actual, expected)
 
 
-@pytest.mark.parametrize(("name", "overrides"), VARIANTS)
-@pytest.mark.parametrize("remat", [False, True])
-def test_scanned_blocks_are_the_same_function(x64, name, overrides, remat):
-  model = create(name, **BASIC, **DOUBLE, **overrides)
-  scanned = model.clone(scan=True, remat=remat)
-  x = images()
-  variables = random_variables(model, x)
-  stacked = to_scanned(variables, model.transition)
-  expected = jax.jit(functools.partial(train, model))(variables, x)
-  loss, trees, logits = jax.jit(functools.partial(train, scanned))(stacked, x)
-  assert_close((loss, to_unrolled(trees), logits), expected)
+def shapes_of(tree):
+  return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-@pytest.mark.parametrize(("name", "overrides"), VARIANTS)
-def test_a_scanned_network_takes_what_to_scanned_gives(name, overrides):
-  model = create(name, **BASIC, **overrides)
-
-  def shapes(model):
-    return jax.eval_shape(model.init, jax.random.key(0), images())
-
-  stacked = jax.eval_shape(lambda v: to_scanned(v, model.transition), shapes(model))
-  scanned = shapes(model.clone(scan=True))
-  assert jax.tree.structure(stacked) == jax.tree.structure(scanned)
-  assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, scanned)
-
-
-@pytest.mark.parametrize("transition", ["first", "last"])
-@pytest.mark.parametrize("sizes", [(1, 1), (2, 1, 4), (11, 3)])
-def test_the_layouts_are_inverse_on_variables_and_states(sizes, transition):
-  model = create("resnet20", **BASIC | {"stage_sizes": sizes}, transition=transition)
-  optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9))
-  shape = jax.eval_shape(
-    functools.partial(create_state, model, optimizer, image_shape=(16, 16, 3)), jax.random.key(0)
-  )
-  generator = np.random.default_rng(0)
-  state = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype("f4"), shape)
-  for tree in (state, state.variables, state.params, state.opt_state):
-    stacked = to_scanned(tree, transition)
-    back = to_unrolled(stacked)
-    assert jax.tree.structure(back) == jax.tree.structure(tree)
-    jax.tree.map(np.testing.assert_array_equal, back, tree)
-    again = to_scanned(stacked, transition)
-    jax.tree.map(np.testing.assert_array_equal, again, stacked)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_scanned_network_is_the_unrolled_one(x64, name):
+  fields = NETWORKS[name]
+  transition = fields.get("transition", "first")
+  x = images(8 if fields.get("stem") == "imagenet" else 6)
+  unrolled = network(**fields)
+  scanned = unrolled.clone(scan=True)
+  variables = random_variables(unrolled, x)
+  stacked = to_scanned(variables, transition)
+  assert "blocks" in stacked["params"]["stage2"]
+  expected = training_step(unrolled, variables, x)
+  found = training_step(scanned, stacked, x)
+  assert np.abs(expected["logits"]).max() > 1e-3
+  assert_relatively_close({k: to_unrolled(tree) for k, tree in found.items()}, expected)
 
 
-def test_blocks_keep_their_order_when_they_are_stacked():
-  blocks = {f"block{i}": {"conv1": {"kernel": np.full((1,), i)}} for i in range(1, 13)}
-  stacked = to_scanned({"stage1": blocks})["stage1"]
-  assert list(stacked) == ["block1", "blocks"]
-  assert stacked["blocks"]["conv1"]["kernel"].ravel().tolist() == list(range(2, 13))
-  assert list(to_unrolled({"stage1": stacked})["stage1"]) == list(blocks)
+@pytest.mark.parametrize("name", ["paper", "shortcut gate"])
+def test_a_scanned_network_evaluates_as_the_unrolled_one(x64, name):
+  unrolled, x = network(**NETWORKS[name]), images()
+  variables = random_variables(unrolled, x)
+  stacked = to_scanned(variables, NETWORKS[name].get("transition", "first"))
+  expected = compiled(functools.partial(unrolled.apply, return_features=True))(variables, x)
+  scanned = unrolled.clone(scan=True)
+  assert_relatively_close(scanned.apply(stacked, x, return_features=True), expected)
 
 
-def test_arrays_on_the_host_stay_there():
-  model = create("resnet20", **BASIC)
-  stacked = to_scanned(random_variables(model, images()))
-  for leaf in jax.tree.leaves(to_unrolled(jax.device_get(stacked))):
-    assert isinstance(leaf, np.ndarray)
-
-
-def gradient_program(model, x):
-  """The compiled gradient of a training step."""
-  variables = jax.eval_shape(model.init, jax.random.key(0), x)
-
-  def loss(variables, x):
-    logits, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
-    return logits.sum()
-
-  return jax.jit(jax.grad(loss)).lower(variables, x)
-
-
-@pytest.mark.parametrize(("name", "overrides"), VARIANTS)
-def test_remat_is_the_same_function(x64, name, overrides):
-  model = create(name, **BASIC, **DOUBLE, **overrides)
-  x = images()
-  variables = random_variables(model, x)
-  plain, again = (
-    jax.jit(functools.partial(train, m))(variables, x) for m in (model, model.clone(remat=True))
-  )
-  assert_close(again, plain)
-
-
-def test_remat_of_scanned_blocks_takes_less_than_half_of_the_memory():
-  # Of unrolled ones XLA's CPU compiler merges the second computation with the first again.
-  model = create("resnet20", stage_sizes=(12,), width=8, scan=True)
-  x = jax.ShapeDtypeStruct((16, 32, 32, 3), "float32")
-  kept, again = (
-    gradient_program(m, x).compile().memory_analysis().temp_size_in_bytes
-    for m in (model, model.clone(remat=True))
-  )
-  print(f"{kept / 1e6:.1f} MB, with remat {again / 1e6:.1f} MB")
-  assert again < kept / 2
-
-
-def test_a_scanned_program_does_not_grow_with_depth():
-  x = jax.ShapeDtypeStruct((8, 32, 32, 3), "float32")
-  lengths = [
-    len(gradient_program(create(name, scan=True), x).as_text())
-    for name in ("resnet20", "resnet1202")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_scanned_network_has_the_variables_of_the_unrolled_one_stacked(name):
+  fields = NETWORKS[name]
+  x = jnp.zeros((1, 16, 16, 3))
+  shapes = [
+    jax.eval_shape(
+      network((2, 4, 1), scan=scan, dtype="float32", **fields).init, jax.random.key(0), x
+    )
+    for scan in (False, True)
   ]
-  assert lengths[1] < 1.1 * lengths[0]
+  transition = fields.get("transition", "first")
+  stacked = jax.eval_shape(functools.partial(to_scanned, transition=transition), shapes[0])
+  assert shapes_of(stacked) == shapes_of(shapes[1])
+  assert jax.tree.structure(stacked) == jax.tree.structure(shapes[1])
+  back = jax.eval_shape(to_unrolled, shapes[1])
+  assert shapes_of(back) == shapes_of(shapes[0])
+
+
+@pytest.mark.parametrize(
+  ("transition", "names"),
+  [
+    ("first", [{"block1"}, {"block1", "blocks"}, {"block1", "blocks"}]),
+    ("last", [{"block1"}, {"block1", "block2"}, {"block1", "blocks", "block4"}]),
+  ],
+)
+def test_what_is_scanned_are_the_blocks_that_are_always_alike(transition, names):
+  model = network((1, 2, 4), scan=True, transition=transition, dtype="float32")
+  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+  assert [set(params[f"stage{i}"]) for i in (1, 2, 3)] == names
+  lengths = [
+    params[stage]["blocks"]["conv1"]["kernel"].shape[0]
+    for stage in ("stage2", "stage3")
+    if "blocks" in params[stage]
+  ]
+  assert lengths == {"first": [1, 3], "last": [2]}[transition]
+
+
+def test_scanned_blocks_start_each_otherwise_and_alike_in_distribution():
+  model = network((6,), width=16, scan=True, dtype="float32")
+  variables = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
+  blocks = variables["params"]["stage1"]["blocks"]
+  for conv in ("conv1", "conv2"):
+    kernels = np.asarray(blocks[conv]["kernel"], np.float64)
+    assert kernels.shape == (5, 3, 3, 16, 16)
+    deviations = kernels.std((1, 2, 3, 4))
+    # The relative standard error of a deviation of n normal values is sqrt(1 / 2n).
+    np.testing.assert_allclose(deviations, np.sqrt(2 / (9 * 16)), rtol=4 / np.sqrt(2 * 9 * 256))
+    assert len({kernel.tobytes() for kernel in kernels}) == 5
+  np.testing.assert_array_equal(blocks["norm1"]["scale"], np.ones((5, 16)))
+
+
+def optimizers():
+  return {
+    "momentum": optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9)),
+    "adam": optax.adamw(1e-3),
+    "schedule and clipping": optax.chain(
+      optax.clip_by_global_norm(1.0), optax.sgd(optax.cosine_decay_schedule(0.1, 10), momentum=0.9)
+    ),
+    "average": optax.chain(optax.sgd(0.1, momentum=0.9), optax.ema(0.9)),
+  }
+
+
+@pytest.mark.parametrize(
+  ("optimizer", "transition"),
+  [*((name, "first") for name in optimizers()), ("momentum", "last")],
+)
+def test_layouts_turn_states_of_optimizers_and_of_training(optimizer, transition):
+  model = network((1, 4), transition=transition, dtype="float32")
+  x = images(8).astype(np.float32)
+  variables = jax.tree.map(jnp.float32, random_variables(model, x))
+  transform = optimizers()[optimizer]
+
+  def state_of(variables):
+    # A step, or all of the state is zeros, which no mistake would show in.
+    state = transform.init(variables["params"])
+    _, state = transform.update(variables["params"], state, variables["params"])
+    return TrainState(jnp.int32(7), variables["params"], variables["batch_stats"], state)
+
+  state = state_of(variables)
+  scanned = to_scanned(state, transition)
+  assert isinstance(scanned, TrainState)
+  assert scanned.step == 7
+  assert "blocks" in scanned.params["stage2"]
+  assert "blocks" in scanned.batch_stats["stage2"]
+  # What an optimizer makes of the parameters stacked, but for the rounding of their norm.
+  jax.tree.map(
+    lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-7),
+    scanned,
+    state_of(to_scanned(variables, transition)),
+  )
+  back = to_unrolled(scanned)
+  assert jax.tree.structure(back) == jax.tree.structure(state)
+  jax.tree.map(np.testing.assert_array_equal, back, state)
+  again = to_scanned(back, transition)
+  assert jax.tree.structure(again) == jax.tree.structure(scanned)
+  jax.tree.map(np.testing.assert_array_equal, again, scanned)
+
+
+def test_layouts_leave_alone_what_is_converted_already_or_has_no_stages():
+  scanned = {"stage1": {"block1": {"a": jnp.zeros(2)}, "blocks": {"a": jnp.zeros((3, 2))}}}
+  assert shapes_of(to_scanned(scanned)) == shapes_of(scanned)
+  unrolled = to_unrolled(scanned)
+  assert list(unrolled["stage1"]) == ["block1", "block2", "block3", "block4"]
+  assert shapes_of(to_unrolled(unrolled)) == shapes_of(unrolled)
+  other = {"stage1": {"conv1": {"kernel": jnp.ones(3)}}, "head": jnp.ones(2), "empty": {}}
+  for convert in (to_scanned, to_unrolled):
+    assert shapes_of(convert(other)) == shapes_of(other)
+    assert convert(jnp.ones(2)).shape == (2,)
+
+
+def test_layouts_keep_the_order_of_more_than_nine_blocks():
+  blocks = {f"block{i}": {"a": np.full((2,), i, np.float32)} for i in range(1, 13)}
+  scanned = to_scanned({"params": {"stage1": blocks}})
+  stacked = scanned["params"]["stage1"]["blocks"]["a"]
+  np.testing.assert_array_equal(stacked[:, 0], np.arange(2, 13))
+  # As jax returns it, with sorted keys.
+  sorted_back = jax.jit(to_unrolled)(scanned)["params"]["stage1"]
+  jax.tree.map(np.testing.assert_array_equal, sorted_back, blocks)
+
+
+def test_unrolling_keeps_arrays_of_numpy():
+  scanned = {
+    "stage1": {"block1": {"a": np.zeros(2)}, "blocks": {"a": np.arange(6.0).reshape(3, 2)}}
+  }
+  for block in to_unrolled(scanned)["stage1"].values():
+    assert isinstance(block["a"], np.ndarray)
+    assert block["a"].dtype == np.float64
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("name", ["last transition", "pre-activated"])
+def test_responses_are_the_same_of_either_layout(x64, name, remat):
+  fields = NETWORKS[name]
+  # More than nine blocks: their names sort otherwise than their numbers.
+  model = network((1, 12), **fields)
+  x = images(4, 2)
+  variables = random_variables(model, x)
+  stacked = to_scanned(variables, fields.get("transition", "first"))
+  expected = responses(model, variables, x, train=True)
+  found = responses(model.clone(scan=True, remat=remat), stacked, x, train=True)
+  assert list(found) == list(expected)
+  assert_relatively_close(found, expected)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", ["paper", "pre-activated bottlenecks", "exclusive gate"])
+def test_computing_activations_again_changes_nothing(x64, name, scan):
+  model, x = network(scan=scan, **NETWORKS[name]), images()
+  variables = random_variables(model, x)
+  expected = training_step(model, variables, x)
+  assert_relatively_close(training_step(model.clone(remat=True), variables, x), expected)
+
+
+def test_dropout_of_shortcuts_is_computed_again_with_the_mask_it_had(x64):
+  # Of an identity branch: the gradient by the images shows the masks that the output has.
+  model = network((3,), shortcut="A", norm=None, addition="dropout", activation="identity")
+  x = images()
+  variables = random_variables(model, x)
+  for scan in (False, True):
+    weights = to_scanned(variables) if scan else variables
+
+    def step(remat, x, scan=scan, weights=weights):
+      net = model.clone(scan=scan, remat=remat)
+      rngs = {"dropout": jax.random.key(1)}
+
+      def forward(x):
+        return net.apply(weights, x, train=True, rngs=rngs).sum()
+
+      return *jax.value_and_grad(forward)(x), forward(jnp.zeros_like(x))
+
+    value, gradient, of_zero = compiled(functools.partial(step, True))(x)
+    # Linear, so that value and derivative along the images are one and the same.
+    np.testing.assert_allclose(value - of_zero, (gradient * x).sum(), rtol=1e-9)
+    assert_relatively_close(compiled(functools.partial(step, False))(x), (value, gradient, of_zero))
+
+
+def test_a_scanned_network_is_the_same_on_four_devices(x64):
+  x = images(batch=8)
+  model = network(scan=True, remat=True)
+  variables = random_variables(model, x)
+  spread = model.clone(norm=functools.partial(BatchNorm, axis_name="devices"))
+  mesh = Mesh(np.array(jax.devices()[:4]), ("devices",))
+
+  def gradient(model, axis=None):
+    def run(variables, x):
+      def loss(params):
+        logits, updated = model.apply(
+          {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sin(logits).sum(), updated
+
+      result = jax.grad(loss, has_aux=True)(variables["params"])
+      return (jax.lax.psum(result[0], axis), result[1]) if axis else result
+
+    return run
+
+  on_all = jax.shard_map(
+    gradient(spread, "devices"),
+    mesh=mesh,
+    in_specs=(P(), P("devices")),
+    out_specs=P(),
+    check_vma=False,
+  )
+  expected = compiled(gradient(model))(variables, x)
+  assert_relatively_close(compiled(on_all)(variables, x), expected, 1e-11)
+
+
+def lowered_step(model, batch=8, size=32):
+  """A training step with momentum, not compiled; and the shapes of its arguments."""
+  optimizer = optax.sgd(0.1, momentum=0.9)
+  x = jax.ShapeDtypeStruct((batch, size, size, 3), "float32")
+
+  def init(key):
+    variables = model.init(key, jnp.zeros((1, size, size, 3)))
+    return variables, optimizer.init(variables["params"])
+
+  def step(variables, opt_state, x):
+    def loss(params):
+      logits, updated = model.apply(
+        {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+      )
+      return optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.zeros(batch, jnp.int32)
+      ).mean(), updated
+
+    gradient, updated = jax.grad(loss, has_aux=True)(variables["params"])
+    updates, opt_state = optimizer.update(gradient, opt_state, variables["params"])
+    params = optax.apply_updates(variables["params"], updates)
+    return {"params": params, **updated}, opt_state
+
+  variables, opt_state = jax.eval_shape(init, jax.random.key(0))
+  return jax.jit(init).lower(jax.random.key(0)), jax.jit(step).lower(variables, opt_state, x)
+
+
+def test_the_program_of_a_scanned_network_does_not_grow_with_its_depth():
+  small, large = (
+    [lowered.as_text() for lowered in lowered_step(create(name, scan=True))]
+    for name in ("resnet20", "resnet1202")
+  )
+  for of_20, of_1202 in zip(small, large, strict=True):
+    assert of_20.count("\n") == of_1202.count("\n")
+  assert "tensor<199x3x3x16x16xf32>" in large[1]
+  unrolled = lowered_step(create("resnet20"))[1].as_text()
+  deeper = lowered_step(create("resnet32"))[1].as_text()
+  assert deeper.count("\n") > 1.4 * unrolled.count("\n")
+
+
+@pytest.mark.long
+def test_resnet_1202_is_ready_to_train_within_a_minute():
+  start = time.monotonic()
+  init, step = lowered_step(create("resnet1202", scan=True))
+  arguments = init.compile()(jax.random.key(0))
+  step = step.compile()
+  seconds = time.monotonic() - start
+  print(f"{seconds:.1f} s")
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 32, 32, 3)), jnp.float32)
+  variables, _ = step(*arguments, x)
+  assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(variables))
+  assert seconds < 60
+
+
+def loss_of(model):
+  def loss(params, variables, x):
+    logits, updated = model.apply(
+      {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+    )
+    return logits.sum(), updated
+
+  return loss
+
+
+def abstract_arguments(model, batch, size):
+  x = jax.ShapeDtypeStruct((batch, size, size, 3), "float32")
+  variables = jax.eval_shape(model.init, jax.random.key(0), x)
+  return variables["params"], variables, x
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+@pytest.mark.parametrize("scan", [False, True])
+def test_remat_keeps_a_fraction_of_the_activations_for_the_backward_pass(scan, block):
+  def kept(remat):
+    model = network((6, 6), block=block, shortcut="B", dtype="float32", scan=scan, remat=remat)
+    arguments = abstract_arguments(model, 16, 16)
+
+    def pull_back(*arguments):
+      return jax.vjp(loss_of(model), *arguments, has_aux=True)[1]
+
+    residuals = jax.tree.leaves(jax.eval_shape(pull_back, *arguments))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(arguments))
+    return sum(math.prod(leaf.shape) for leaf in residuals) - parameters
+
+  # An input for each block, instead of some for each of its layers.
+  assert kept(remat=True) < kept(remat=False) / 4
+
+
+def test_remat_computes_each_block_twice():
+  def convolutions(remat):
+    model = network((6, 6), dtype="float32", remat=remat)
+    arguments = abstract_arguments(model, 4, 8)
+    program = jax.jit(jax.grad(loss_of(model), has_aux=True)).lower(*arguments).as_text()
+    return program.count("stablehlo.convolution"), program.count("stablehlo.optimization_barrier")
+
+  (once, no_barrier), (twice, barriers) = convolutions(False), convolutions(True)
+  # Of the two in each block the second's output is needed for its norm only: at least one again.
+  assert twice >= once + 12
+  # Or XLA would merge the second computation with the first, and keep what it gave.
+  assert (no_barrier, barriers) == (0, 12)
+
+
+def test_scanned_and_rematerialised_a_step_takes_a_fraction_of_the_memory():
+  def memory(**fields):
+    model = network((8,), width=16, dtype="float32", **fields)
+    arguments = abstract_arguments(model, 32, 16)
+    step = compiled(jax.value_and_grad(loss_of(model), has_aux=True))
+    return step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+  # Unrolled, XLA for CPUs merges the two computations in spite of the barriers, and saves nothing.
+  assert memory(scan=True, remat=True) < memory(scan=True) / 2
+  assert memory(scan=True, remat=True) < memory() / 2
