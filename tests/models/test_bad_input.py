@@ -339,9 +339,9 @@ def test_an_unknown_network_is_refused_with_one_that_is_near(function, name, hin
     (BasicBlock(4, order="post"), (1, 4, 4, 4), ("order='post'", ORDERS)),
     (BottleneckBlock(8, stride_in="5x5"), (1, 4, 4, 8), ("stride_in='5x5'", ("1x1", "3x3"))),
     (
-      BottleneckBlock(8, groups=3),
-      (1, 4, 4, 8),
-      ("groups=3", "divide the 2 input and the 2 output channels"),
+      Conv(4, 3, groups=3),
+      (1, 4, 4, 4),
+      ("groups=3", "divide the 4 input and the 4 output channels"),
     ),
     (BasicBlock(8), (1, 4, 4, 4), ("4 channels into 8 at stride 1", "ProjectionShortcut")),
     (BasicBlock(4, 2), (1, 4, 4, 4), ("4 channels into 4 at stride 2", "ZeroPadShortcut")),
