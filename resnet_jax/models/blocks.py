@@ -76,7 +76,8 @@ class Block(nn.Module):
     addition: Called with (shortcut, branch): `addition(name=…)`.
     attention: Applied to the branch before the addition, `attention(name=…)`, for example
       `SqueezeExcitation`; None for none.
-    dilation: Of the 3x3 convolutions.
+    dilation: Of the 3x3 convolutions after the one that strides, or would.
+    first_dilation: Of the others; None for `dilation`.
     zero_init_residual: Whether the scale of the branch's last norm starts at zero, and so the block
       as the identity (arXiv 1706.02677, 5.1); not in the paper.
   """
@@ -92,6 +93,7 @@ class Block(nn.Module):
   addition: ModuleFactory = Addition
   attention: ModuleFactory | None = None
   dilation: int = 1
+  first_dilation: int | None = None
   zero_init_residual: bool = False
 
   def layers(self) -> tuple[Layer, ...]:
@@ -153,7 +155,7 @@ class BasicBlock(Block):
   def layers(self) -> tuple[Layer, ...]:
     """Two 3x3 convolutions."""
     return (
-      Layer(self.features, 3, self.stride, self.dilation),
+      Layer(self.features, 3, self.stride, self.first_dilation or self.dilation),
       Layer(self.features, 3, 1, self.dilation),
     )
 
@@ -178,9 +180,11 @@ class BottleneckBlock(Block):
     if self.stride_in not in get_args(StrideIn):
       raise ValueError(f"stride_in={self.stride_in!r}: expected one of {get_args(StrideIn)}")
     inner = max(self.features // 4 * self.width_per_group // 64, 1) * self.groups
-    first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
+    first, second, dilation = self.stride, 1, self.dilation
+    if self.stride_in == "3x3":
+      first, second, dilation = 1, self.stride, self.first_dilation or dilation
     return (
       Layer(inner, 1, first),
-      Layer(inner, 3, second, self.dilation, self.groups),
+      Layer(inner, 3, second, dilation, self.groups),
       Layer(self.features, 1),
     )

@@ -34,8 +34,8 @@ class Stage(nn.Module):
       name=…)`.
     transition: Where the block that changes the dimensions stands: first, as in the paper, or last.
     preactivate: Whether the first block activates its input, in pre-activation orders.
-    first_dilation: Dilation up to and including the block that changes the dimensions.
-    dilation: Of the blocks after it.
+    first_dilation: Dilation up to the convolution that strides, or would, included.
+    dilation: Of those after it.
     scan: Whether the equal blocks are one loop, so that the time to compile does not grow with
       their number. On CPUs convolutions in a loop are ten times slower.
     remat: Whether the activations within a block are computed again in the backward pass instead of
@@ -87,9 +87,11 @@ class Stage(nn.Module):
     more: dict[str, Any] = {}
     if number == 1 and not self.preactivate:
       more["preactivate"] = False
-    dilation = self.first_dilation if number <= transition else self.dilation
+    dilation = self.first_dilation if number < transition else self.dilation
     if dilation != 1:
       more["dilation"] = dilation
+    if number == transition and dilation != self.first_dilation:
+      more["first_dilation"] = self.first_dilation
     return self.block(features, stride, shortcut, **more, name=name)
 
   def _call(self, block: nn.Module, x: jax.Array) -> jax.Array:

@@ -66,6 +66,7 @@ def refused(function, *contents):
     ("stage_sizes", [2, 2], "a tuple of positive integers"),
     ("stage_sizes", (2, -1), "a tuple of positive integers"),
     ("stage_sizes", (2, 1.5), "a tuple of positive integers"),
+    ("stage_sizes", (True, 2), "a tuple of positive integers"),
     ("block", "wide", ("basic", "bottleneck")),
     ("stem", "mnist", ("imagenet", "cifar", "deep")),
     ("shortcut", "D", ("A", "B", "C", None)),
@@ -80,6 +81,7 @@ def refused(function, *contents):
     ("pool_padding", (2, 2), ((0, 0), (0, 1), (1, 0), (1, 1))),
     ("addition", "gate", ADDITIONS),
     ("addition", None, ADDITIONS),
+    ("addition", ["sum"], ADDITIONS),
     ("width", 0, POSITIVE),
     ("width", 2.5, POSITIVE),
     ("widening", -1, POSITIVE),
@@ -171,6 +173,22 @@ def test_a_value_that_a_field_of_vgg_cannot_have_is_refused(field, value, allowe
       {"addition": "dropout", "addition_parameters": (0.1, 0.2)},
       ("addition_parameters=(0.1, 0.2)", "'dropout' takes", ("rate",)),
     ),
+    (
+      {"addition": "scaled", "addition_parameters": 0.5},
+      ("addition_parameters=0.5", "'scaled' takes", ("shortcut_scale", "branch_scale")),
+    ),
+    (
+      {"addition": "scaled", "addition_parameters": (0.5, "1")},
+      ("addition_parameters='1'", "a number"),
+    ),
+    *(
+      (
+        {"addition": "dropout", "addition_parameters": (rate,)},
+        (f"addition_parameters={rate}", "a number"),
+      )
+      for rate in (-0.5, 1.0, 1.5, float("nan"))
+    ),
+    ({"stem": "deep", "width": 1}, ("width=1", "deep stem", "at least 2")),
     (
       {"zero_init_residual": True, "norm": None},
       ("zero_init_residual=True", "norm=None", "no scale"),

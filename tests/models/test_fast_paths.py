@@ -202,10 +202,14 @@ def test_max_pooling_takes_the_path_of_its_backend(monkeypatch):
     assert ("reduce_window_max" in primitives(lambda x: max_pool(x, (1, 1)), x)) == used
 
 
-@pytest.mark.parametrize("padding", [(0, 0), (1, 0)])
-def test_max_pooling_of_less_than_a_window_is_refused(padding):
-  with pytest.raises(ValueError, match=r"max-pooling of \(2, 9\) pixels, padding included"):
-    max_pool_of_slices(jnp.zeros((1, 2 - sum(padding), 9 - sum(padding), 1)), padding)
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize(("padding", "rows"), [((0, 0), 2), ((1, 0), 1), ((0, 1), 1), ((1, 1), 0)])
+def test_max_pooling_of_less_than_a_window_is_refused(monkeypatch, padding, rows, backend):
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  for shape in ((rows, 9), (9, rows)):
+    with pytest.raises(ValueError, match=rf"max-pooling of \({shape[0]}, {shape[1]}\) pixels"):
+      max_pool(jnp.zeros((1, *shape, 1)), padding)
+  assert max_pool(jnp.zeros((1, rows + 1, 9, 1)), padding).shape[1] == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

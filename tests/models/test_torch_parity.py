@@ -265,7 +265,7 @@ TRAINING += [
     ("cifar plain20", {}, CIFAR_ODD, 16),
     ("cifar preact29", TORCH, CIFAR_ODD, 16),
     *((name, PAPER, ODD, 64) for name in ("resnet18", "resnet34", "resnet50")),
-    *((name, TORCH, EVEN, 64) for name in ("resnet18", "resnet34", "resnet50", "resnext50")),
+    *((name, TORCH, EVEN, 64) for name in ("resnet18", "resnet34", "resnet50")),
   )
 ]
 

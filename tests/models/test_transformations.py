@@ -151,7 +151,8 @@ def test_several_seeds_at_once_are_each_by_itself(name):
 @pytest.mark.parametrize(
   ("name", "kind"),
   [
-    *((name, kind) for name in WITH_NORM for kind in ("shard_map", "NamedSharding")),
+    *((name, "shard_map") for name in WITH_NORM),
+    *((name, "NamedSharding") for name in ("bottleneck", "stage", "resnet", "vgg")),
     *((name, "pmap") for name in ("bottleneck", "resnet", "vgg")),
   ],
 )
@@ -257,7 +258,7 @@ def test_forward_and_reverse_derivative_are_that_of_finite_differences(name):
   np.testing.assert_allclose(forwards, difference, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["basic", "bottleneck", "imagenet", "vgg"])
+@pytest.mark.parametrize("name", ["basic", "imagenet", "vgg"])
 def test_hessian_vector_products_agree_either_way_and_are_symmetric(name):
   forward, params, x = problem(name, activation=jnp.tanh)
   weights = direction(jax.eval_shape(forward, params, x)[0], 3)
@@ -292,7 +293,7 @@ def test_hessian_vector_products_of_relu_networks_are_finite():
   assert any(np.any(leaf) for leaf in jax.tree.leaves(product))
 
 
-@pytest.mark.parametrize("name", ["bottleneck", "stage", "imagenet", "vgg"])
+@pytest.mark.parametrize("name", ["bottleneck", "stage", "imagenet"])
 def test_computing_again_in_the_backward_pass_changes_nothing(name):
   forward, params, x = problem(name)
 

@@ -132,7 +132,8 @@ def torchvision_resnet(
     net.maxpool = _MaxPool(pool_padding)
     _move_strides(net, stride_in)
     if stride_in == "1x1":
-      # Where stages dilate instead of striding, the 3x3 convolution follows what would stride.
+      # Where a stage dilates instead, its first 3x3 convolution comes after what would stride, and
+      # so dilates as the others do, as in DeepLab's ResNet-101 (res4a_branch2b).
       for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
         for attribute in ("dilation", "padding"):
           setattr(stage[0].conv2, attribute, getattr(stage[1].conv2, attribute))
