@@ -18,13 +18,13 @@ def test_importing_every_room_brings_in_no_tensorflow_nor_plotting():
   code = f"""
 import sys, resnet_jax
 assert not {{"jax", "flax", "numpy"}} & set(sys.modules), "the bare import is not light"
-sys.modules["torch"] = None  # or tensorboardX imports it where it is installed; for us it fails
 from resnet_jax import models, data, evaluation, training
 resnet_jax.data.open_dataset(resnet_jax.data.DataConfig("digits"), seed=0)
-print([name for name in {HEAVY!r} if sys.modules.get(name)])
+print([name for name in {HEAVY!r} if name in sys.modules])
 """
   heavy = run(code).strip()
-  assert heavy == "['tensorboardX']"  # the loop's writer of events: small, and without TensorFlow
+  # The loop's writer of events: small, and without TensorFlow. It imports PyTorch if that is there.
+  assert heavy in ("['tensorboardX']", "['tensorboardX', 'torch']")
 
 
 def test_importing_changes_no_jax_configuration_logging_signal_or_environment():
