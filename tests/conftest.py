@@ -4,8 +4,10 @@ chex silently skips the pmap variant of a test where there is one device, and th
 batch norm, evaluation and the step across devices need more than one. XLA reads its flags when jax
 makes its first backend, so they are set here, before any test imports jax.
 
-Many tests compile the same small programs, in this process and in those that they start: a cache of
-this session's own lets each be compiled once.
+Most of the time of the tests is that of compiling. So programs are compiled without LLVM's costly
+optimisations, which change no result that a test looks at; a cache of this session's own lets each
+be compiled once, whichever tests and processes need it; and what a file has compiled is dropped
+behind it, or the process would grow to gigabytes.
 """
 
 import atexit
@@ -16,8 +18,10 @@ import tempfile
 DEVICES = 4
 _DEVICE_COUNT = "--xla_force_host_platform_device_count"
 
+_QUICK_COMPILATION = "--xla_backend_optimization_level=0"
+
 _flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICE_COUNT)]
-os.environ["XLA_FLAGS"] = " ".join([*_flags, f"{_DEVICE_COUNT}={DEVICES}"])
+os.environ["XLA_FLAGS"] = " ".join([_QUICK_COMPILATION, *_flags, f"{_DEVICE_COUNT}={DEVICES}"])
 # Or a machine with one GPU would be back at one device; JAX_PLATFORMS from outside still wins.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -36,6 +40,13 @@ import pytest  # noqa: E402
 def _fresh_trace_counter():
   """Makes `chex.assert_max_traces` count per test: its counter is one global of the process."""
   chex.clear_trace_counter()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drop_compiled_programs():
+  """Frees what a file of tests has compiled."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture

@@ -674,8 +674,7 @@ def test_outputs_statistics_and_gradients_are_finite_with_each_option(model, cho
   model = type(model)(**(fields_of(model) | chosen))
   images = np.random.default_rng(1).normal(size=IMAGES).astype(np.float32)
 
-  # Compiling is most of the time, and without optimising less of it.
-  @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+  @jax.jit
   def compute(variables, images, key):
     def loss(params):
       applied = {**variables, "params": params}

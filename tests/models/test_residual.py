@@ -30,8 +30,6 @@ from resnet_jax.models.factories import activation_function
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-# These programs run for milliseconds, and optimised compile for seconds.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 BLOCKS = [BasicBlock, BottleneckBlock]
 PREACTIVATIONS = ["relu_only_preactivation", "full_preactivation"]
@@ -76,7 +74,7 @@ def initial_variables(module, x):
   def is_kernel(path):
     return path[-1].key == "kernel"
 
-  @compiled
+  @jax.jit
   def others():
     variables = module.init(jax.random.key(0), x)
     return jax.tree_util.tree_map_with_path(
@@ -291,7 +289,7 @@ def test_the_jacobian_of_a_preactivation_unit_is_one_plus_that_of_its_branch(blo
 
   def jacobian(shortcut):
     unit = block(8, shortcut=shortcut, **settings)
-    return compiled(jax.jacobian(lambda x: unit.apply(variables, x, mutable=["batch_stats"])[0]))(x)
+    return jax.jit(jax.jacobian(lambda x: unit.apply(variables, x, mutable=["batch_stats"])[0]))(x)
 
   of_branch = np.asarray(jacobian(None)).reshape(x.size, x.size)
   of_unit = np.asarray(jacobian(IdentityShortcut)).reshape(x.size, x.size)
@@ -380,7 +378,7 @@ def test_additions_start_as_table_1_has_them():
 def test_an_exclusively_gated_unit_starts_near_the_identity(block):
   x = np.abs(images(64, batch=4))
   unit = block(64, norm=evaluation_norm, addition=select_addition("exclusive_gate"))
-  y, variables = compiled(unit.init_with_output)(jax.random.key(0), x)
+  y, variables = jax.jit(unit.init_with_output)(jax.random.key(0), x)
   # The gate's scores are -6 and a random part: it is open by one percent, not by the 50 of bias 0.
   assert np.abs(y - x).mean() < 0.05 * x.mean()
   zero = jax.tree.map(jnp.zeros_like, variables["params"]["addition"]["conv"])
@@ -519,7 +517,7 @@ def test_a_zero_started_branch_learns():
     logits, _ = model.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
     return jnp.square(logits - 1).sum()
 
-  gradient = compiled(jax.grad(loss))(variables["params"])
+  gradient = jax.jit(jax.grad(loss))(variables["params"])
   for block in ("block1", "block2"):
     assert np.all(gradient["stage1"][block]["norm2"]["scale"] != 0)
 
@@ -661,7 +659,7 @@ def test_a_dilated_network_computes_the_features_of_the_strided_one_and_those_be
   def features(**fields):
     model = ResNet((1, 2, 2, 2), width=2, num_classes=0, dtype="float64", **block, **fields)
     variables = random_variables(model, images(3, 64, 1))
-    return compiled(functools.partial(model.apply, return_features=True))(
+    return jax.jit(functools.partial(model.apply, return_features=True))(
       variables, images(3, 64, 1)
     )[1]
 
@@ -676,9 +674,7 @@ def test_a_dilated_network_computes_the_features_of_the_strided_one_and_those_be
 def test_frozen_batch_norm_trains_as_it_evaluates(order):
   frozen, x = tiny(frozen_bn=True, order=order), images(3, 8)
   variables = random_variables(frozen, x)
-  apply = compiled(
-    functools.partial(frozen.apply, mutable=["batch_stats"]), static_argnames="train"
-  )
+  apply = jax.jit(functools.partial(frozen.apply, mutable=["batch_stats"]), static_argnames="train")
   logits, updated = apply(variables, x, train=True)
   jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
   np.testing.assert_array_equal(logits, apply(variables, x, train=False)[0])

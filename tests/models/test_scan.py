@@ -15,9 +15,6 @@ from jax.sharding import PartitionSpec as P
 from resnet_jax.models import BatchNorm, ResNet, create, responses, to_scanned, to_unrolled
 from resnet_jax.training import TrainState
 
-# These programs run for milliseconds, and optimised compile for seconds.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 # Each value of each field at least once, and those together that the loop could mix up.
 NETWORKS = {
   "paper": {},
@@ -83,7 +80,7 @@ def random_variables(module, x):
 def training_step(model, variables, x):
   """Logits, new statistics, and gradients by parameters and images."""
 
-  @compiled
+  @jax.jit
   def step(variables, x):
     def loss(params, x):
       logits, updated = model.apply(
@@ -133,7 +130,7 @@ def test_a_scanned_network_evaluates_as_the_unrolled_one(x64, name):
   unrolled, x = network(**NETWORKS[name]), images()
   variables = random_variables(unrolled, x)
   stacked = to_scanned(variables, NETWORKS[name].get("transition", "first"))
-  expected = compiled(functools.partial(unrolled.apply, return_features=True))(variables, x)
+  expected = jax.jit(functools.partial(unrolled.apply, return_features=True))(variables, x)
   scanned = unrolled.clone(scan=True)
   assert_relatively_close(scanned.apply(stacked, x, return_features=True), expected)
 
@@ -308,10 +305,10 @@ def test_dropout_of_shortcuts_is_computed_again_with_the_mask_it_had(x64):
 
       return *jax.value_and_grad(forward)(x), forward(jnp.zeros_like(x))
 
-    value, gradient, of_zero = compiled(functools.partial(step, True))(x)
+    value, gradient, of_zero = jax.jit(functools.partial(step, True))(x)
     # Linear, so that value and derivative along the images are one and the same.
     np.testing.assert_allclose(value - of_zero, (gradient * x).sum(), rtol=1e-9)
-    assert_relatively_close(compiled(functools.partial(step, False))(x), (value, gradient, of_zero))
+    assert_relatively_close(jax.jit(functools.partial(step, False))(x), (value, gradient, of_zero))
 
 
 def test_a_scanned_network_is_the_same_on_four_devices(x64):
@@ -341,8 +338,8 @@ def test_a_scanned_network_is_the_same_on_four_devices(x64):
     out_specs=P(),
     check_vma=False,
   )
-  expected = compiled(gradient(model))(variables, x)
-  assert_relatively_close(compiled(on_all)(variables, x), expected, 1e-11)
+  expected = jax.jit(gradient(model))(variables, x)
+  assert_relatively_close(jax.jit(on_all)(variables, x), expected, 1e-11)
 
 
 def lowered_step(model, batch=8, size=32):
@@ -451,7 +448,7 @@ def test_scanned_and_rematerialised_a_step_takes_a_fraction_of_the_memory():
   def memory(**fields):
     model = network((8,), width=16, dtype="float32", **fields)
     arguments = abstract_arguments(model, 32, 16)
-    step = compiled(jax.value_and_grad(loss_of(model), has_aux=True))
+    step = jax.jit(jax.value_and_grad(loss_of(model), has_aux=True))
     return step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
   # Unrolled, XLA for CPUs merges the two computations in spite of the barriers, and saves nothing.

@@ -30,8 +30,6 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 DEVICES, BATCH = 4, 8
 EXACT = 1e-11
-# These programs run for milliseconds, and optimised compile for seconds.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def build(name, norm=BatchNorm, activation=nn.relu):
@@ -141,8 +139,8 @@ def test_several_seeds_at_once_are_each_by_itself(name):
     return variables, output, updated
 
   # Initial values are drawn in float32, and compiled otherwise rounded otherwise.
-  together = compiled(jax.vmap(run))(keys)
-  one_by_one = jax.tree.map(lambda *leaves: np.stack(leaves), *map(compiled(run), keys))
+  together = jax.jit(jax.vmap(run))(keys)
+  one_by_one = jax.tree.map(lambda *leaves: np.stack(leaves), *map(jax.jit(run), keys))
   assert_close(together, one_by_one, 2e-5)
   for leaf in jax.tree.leaves(together[1]):
     assert np.any(leaf[0] != leaf[1])
@@ -170,7 +168,7 @@ def test_on_four_devices_a_network_is_that_of_one(name, kind):
 
   one, params, x = problem(name)
   several, _, _ = problem(name, norm=functools.partial(BatchNorm, axis_name=axis))
-  (of_params, of_x), (output, stats) = compiled(functools.partial(step, one))(params, x, weights)
+  (of_params, of_x), (output, stats) = jax.jit(functools.partial(step, one))(params, x, weights)
   run = functools.partial(step, several)
   if kind == "pmap":
     split = (leaf.reshape(DEVICES, -1, *leaf.shape[1:]) for leaf in (x, weights))
@@ -203,7 +201,7 @@ def test_on_four_devices_a_network_is_that_of_one(name, kind):
       on_all = run
       x, weights = (jax.device_put(leaf, NamedSharding(mesh, split)) for leaf in (x, weights))
       params = jax.device_put(params, NamedSharding(mesh, whole))
-    result = compiled(on_all)(params, x, weights)
+    result = jax.jit(on_all)(params, x, weights)
     (of_params_on_all, of_x_on_all), (output_on_all, stats_on_all) = result
     assert len(output_on_all.sharding.device_set) == DEVICES
   assert_close(output_on_all, output)
@@ -224,7 +222,7 @@ def test_a_gradient_may_be_taken_of_a_shard_map_as_a_whole():
     check_vma=False,
   )
   gradients = [
-    compiled(jax.grad(lambda params, x, function=function: jnp.sin(function(params, x)).sum()))(
+    jax.jit(jax.grad(lambda params, x, function=function: jnp.sin(function(params, x)).sum()))(
       params, x
     )
     for function in (lambda params, x: one(params, x)[0], outputs)
@@ -239,13 +237,13 @@ def test_forward_and_reverse_derivative_are_that_of_finite_differences(name):
   tangents = direction(arguments, 2)
   weights = direction(jax.eval_shape(forward, *arguments), 3)
 
-  @compiled
+  @jax.jit
   def derivatives(arguments, tangents):
     _, forwards = jax.jvp(forward, arguments, tangents)
     _, pull_back = jax.vjp(forward, *arguments)
     return inner(weights, forwards), inner(pull_back(weights), tangents)
 
-  @compiled
+  @jax.jit
   def shifted(distance):
     moved = jax.tree.map(lambda a, t: a + distance * t, arguments, tangents)
     return inner(weights, forward(*moved))
@@ -267,7 +265,7 @@ def test_hessian_vector_products_agree_either_way_and_are_symmetric(name):
   def loss(params):
     return inner(weights, jnp.sin(forward(params, x)[0]))
 
-  @compiled
+  @jax.jit
   def products(params, u, v):
     def of(tangent):
       return jax.jvp(jax.grad(loss), (params,), (tangent,))[1]
@@ -286,7 +284,7 @@ def test_hessian_vector_products_agree_either_way_and_are_symmetric(name):
 def test_hessian_vector_products_of_relu_networks_are_finite():
   forward, params, x = problem("resnet")
   v = direction(params, 5)
-  product = compiled(
+  product = jax.jit(
     lambda params: jax.jvp(jax.grad(lambda p: jnp.sin(forward(p, x)[0]).sum()), (params,), (v,))[1]
   )(params)
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(product))
@@ -302,7 +300,7 @@ def test_computing_again_in_the_backward_pass_changes_nothing(name):
       output, stats = function(params, x)
       return jnp.sin(output).sum(), stats
 
-    return compiled(jax.value_and_grad(loss, has_aux=True))(params)
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
   assert_close(step(jax.checkpoint(forward)), step(forward))
 
@@ -351,9 +349,9 @@ def test_linen_vmap_makes_an_ensemble(name):
   variables = {kind: {"member": tree} for kind, tree in stacked.items()}
   shapes = jax.eval_shape(Ensemble().init, jax.random.key(0), x)
   assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
-  apply = compiled(functools.partial(module.apply, **keywords))
+  apply = jax.jit(functools.partial(module.apply, **keywords))
   expected = [apply(member, x) for member in members]
-  assert_close(compiled(Ensemble().apply)(variables, x), np.stack(expected))
+  assert_close(jax.jit(Ensemble().apply)(variables, x), np.stack(expected))
 
 
 @pytest.mark.parametrize(
@@ -374,8 +372,8 @@ def test_an_exported_module_is_the_module_for_any_batch(name):
   assert loaded.platforms == ("cpu", "cuda", "tpu")
   assert str(loaded.out_avals[0].shape[0]) == "batch"
   for examples in (1, 3):
-    expected = compiled(module.apply)(variables, x[:examples])
-    assert_close(compiled(loaded.call)(variables, x[:examples]), expected)
+    expected = jax.jit(module.apply)(variables, x[:examples])
+    assert_close(jax.jit(loaded.call)(variables, x[:examples]), expected)
 
 
 def test_a_whole_training_step_can_be_exported_for_any_batch():
@@ -397,8 +395,8 @@ def test_a_whole_training_step_can_be_exported_for_any_batch():
   exported = jax.export.export(jax.jit(step))(variables, jax.ShapeDtypeStruct(shape, x.dtype))
   loaded = jax.export.deserialize(exported.serialize())
   for examples in (2, 5):
-    expected = compiled(step)(variables, x[:examples])
-    assert_close(compiled(loaded.call)(variables, x[:examples]), expected)
+    expected = jax.jit(step)(variables, x[:examples])
+    assert_close(jax.jit(loaded.call)(variables, x[:examples]), expected)
 
 
 def to_nnx(module, variables, x):
@@ -438,11 +436,11 @@ def test_nnx_wraps_it_with_its_gradient(name):
     )
     return jnp.sin(output).sum(), (output, updated)
 
-  of_params, (output, updated) = compiled(jax.grad(loss, has_aux=True))(variables["params"])
+  of_params, (output, updated) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
 
   graph, state = nnx.split(wrapped)
 
-  @compiled
+  @jax.jit
   def run(state):
     net = nnx.merge(graph, state)
     gradient = nnx.grad(lambda net: jnp.sin(net(x, **arguments, **mutable)).sum())(net)
