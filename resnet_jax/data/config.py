@@ -25,28 +25,79 @@ class ResidentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class InceptionCropConfig:
+  """Crops of random area and aspect ratio (Szegedy et al. 2015, 1409.4842, section 6).
+
+  Attributes:
+    area_min: Smallest share of the image's area.
+    area_max: Largest share.
+    aspect_min: Smallest ratio of width to height.
+    aspect_max: Largest ratio.
+  """
+
+  area_min: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.08
+  area_max: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+  aspect_min: Annotated[float, msgspec.Meta(gt=0)] = 3 / 4
+  aspect_max: Annotated[float, msgspec.Meta(gt=0)] = 4 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitterConfig:
+  """Random brightness, saturation, hue and contrast, in this order; 0 leaves one out.
+
+  Attributes:
+    brightness: Largest shift of brightness, where white is 1 (32/255 in Inception's recipe).
+    saturation: Saturation is multiplied by 1 - this to 1 + this (0.5).
+    hue: Largest turn of the hue, where 1 is the whole circle (0.2).
+    contrast: Contrast is multiplied by 1 - this to 1 + this (0.5).
+  """
+
+  brightness: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+  saturation: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+  hue: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
+  contrast: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class StreamingConfig:
-  """Data sets that are decoded on the host while training: ImageNet (section 3.4).
+  """Data sets that are decoded on the host while training: ImageNet (section 3.4), folders.
 
   Attributes:
     image_size: Height and width of the crop, in pixels; that of the mean image that was prepared,
       where the mean image is subtracted.
+    crop: How training crops are drawn: with the paper's scale jitter, or as Inception's.
     short_side_min: Smallest short side, in pixels, to which a training image is resized.
     short_side_max: Largest short side, in pixels; the size is drawn uniformly, both included.
+    inception: Inception's crop.
     short_side_evaluation: Short side, in pixels, before the centre crop of the evaluation view.
     flip: Whether to mirror each training image left to right with probability 1/2.
     color_noise: Standard deviation of the noise along the principal components of RGB (AlexNet's
       colour augmentation, which the paper uses; 0.1 there), 0 for none.
+    color_components: Whose principal components: those that AlexNet's authors published, or those
+      that `resnet-jax prepare` computed from the training split.
+    color_jitter: The colour augmentation of later recipes, before the mean is subtracted.
+    undecodable: What to do about a record that is no whole image: to skip it, which keeps its place
+      with weight 0, counts it and warns once; or to stop with a message that names it.
+    shuffle_block: How many examples that are stored side by side stay together in the order of
+      training, so that one read brings them all: 1 for local data, 16 or so for a bucket.
     decode_threads: Threads that decode, 0 for one a core.
+    cache: What to keep in memory once it was read: nothing, the images as stored, or decoded.
   """
 
   image_size: Count = 224
+  crop: Literal["scale_jitter", "inception"] = "scale_jitter"
   short_side_min: Count = 256
   short_side_max: Count = 480
+  inception: InceptionCropConfig = InceptionCropConfig()
   short_side_evaluation: Count = 256
   flip: bool = True
   color_noise: Annotated[float, msgspec.Meta(ge=0)] = 0.1
+  color_components: Literal["alexnet", "training_split"] = "alexnet"
+  color_jitter: ColorJitterConfig = ColorJitterConfig()
+  undecodable: Literal["skip", "stop"] = "skip"
+  shuffle_block: Count = 1
   decode_threads: CountOrZero = 0
+  cache: Literal["nothing", "encoded", "decoded"] = "nothing"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,10 @@ class Split:
       gives what the view needs beyond its constants, as a `Batch`. A pure function of its arguments
       (and of the seed that the data set was opened with), safe to call from several threads.
     view: What the network is shown; see `View`. The training split's augments, the others' do not.
+    block: How many examples that are stored side by side stay together in training; see
+      `order.epoch_order`.
+    examples_ahead: How many examples should be under way for reading and decoding to be kept busy;
+      0 where `fetch` has nothing to wait for.
   """
 
   name: str
@@ -45,6 +49,12 @@ class Split:
   constants: Any
   fetch: Callable[[np.ndarray, np.ndarray], Batch]
   view: View
+  block: int = 1
+  examples_ahead: int = 0
+
+  def batches_ahead(self, share: int) -> int:
+    """How many batches of `share` examples to fetch beyond the one that is waited for."""
+    return -(-self.examples_ahead // share)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,53 +1,84 @@
 """Reading and decoding in a pool of threads: the `fetch` of a streaming split."""
 
+import collections
 import concurrent.futures
-import functools
+import contextlib
 import logging
+import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from resnet_jax.data import decode
-from resnet_jax.data.config import StreamingConfig
+from resnet_jax.data.cached_source import CachedSource
 from resnet_jax.data.dataset import Batch, positions
-from resnet_jax.data.decode import UndecodableError, Window
-from resnet_jax.data.example_source import ExampleSource
+from resnet_jax.data.example_source import ExampleSource, UndecodableError
+from resnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# (epoch, example, height, width) -> the part of the stored image that is shown.
-WindowOf = Callable[[int, int, int, int], Window]
+# Threads beyond those that decode: so many reads wait for storage at once.
+_READS = 64
+
+# So many bad records are warned of one by one, and then the 16th, 32nd, 64th, …
+_WARNINGS = 8
+
+# (epoch, example, encoded or decoded image) -> uint8 pixels of the shape that a split shows.
+Show = Callable[[int, int, bytes | np.ndarray], np.ndarray]
 
 
-def training_window(
-  settings: StreamingConfig, seed: int, epoch: int, example: int, height: int, width: int
-) -> Window:
-  """Scale jitter and random crop of one example in one epoch; see `decode.training_window`."""
-  words = decode.random_words(seed, epoch, example, 3)
-  short_sides = (settings.short_side_min, settings.short_side_max)
-  return decode.training_window(height, width, words, short_sides, settings.image_size)
+class DecodingPool:
+  """Threads for reading, of which some at a time decode.
 
+  Reading waits for storage and decoding for a core. So there are many more threads than cores, each
+  takes an example from storage to pixels, and as many as there are cores decode at a time: storage
+  of 20 milliseconds a read, and storage of none, are both kept as busy as decoding needs.
 
-def evaluation_window(
-  settings: StreamingConfig, epoch: int, example: int, height: int, width: int
-) -> Window:
-  """The centre crop, the same in every epoch; see `decode.center_window`."""
-  del epoch, example
-  return decode.center_window(height, width, settings.short_side_evaluation, settings.image_size)
+  Args:
+    threads: How many decode at a time.
+    reads: How many reads may wait for storage meanwhile.
+  """
+
+  def __init__(self, threads: int, reads: int = _READS):
+    self.size = threads + reads
+    self._executor = concurrent.futures.ThreadPoolExecutor(self.size, thread_name_prefix="decode")
+    # A queue of tokens does what a semaphore does, in a fraction of the time.
+    self._cores: queue.SimpleQueue[None] = queue.SimpleQueue()
+    for _ in range(threads):
+      self._cores.put(None)
+
+  @contextlib.contextmanager
+  def core(self) -> Iterator[None]:
+    """Waits until this thread may decode."""
+    self._cores.get()
+    try:
+      yield
+    finally:
+      self._cores.put(None)
+
+  def map(self, call: Callable[[int], None], count: int) -> None:
+    """Calls with 0 … count-1, in threads; raises the first exception that it meets."""
+    rows = iter(range(count))
+    # Each thread takes the next row until none is left: cheaper than a future for each row.
+    workers = [
+      self._executor.submit(lambda: collections.deque(map(call, rows), maxlen=0))
+      for _ in range(min(self.size, count))
+    ]
+    for worker in workers:
+      worker.result()
 
 
 class DecodedExamples:
   """The `fetch` of a split: reads and decodes examples in a pool of threads.
 
-  A record that is not an image keeps its place, as zeros of weight 0, and is warned of once.
-
   Args:
     source: Encoded images.
     examples: Which of the source's examples are this split's.
-    window: Which part of an image is shown: from (epoch, example, height, width).
-    size: Height and width of the crop, in pixels.
-    executor: The threads.
+    show: What of an image is shown.
+    shape: Shape of what `show` gives.
+    pool: The threads.
+    skip: What to do about a record that is no image: to keep its place, as zeros of weight 0, with
+      a warning the first time; or to raise.
 
   Attributes:
     undecodable: Numbers, in the split, of the records met so far that are not images.
@@ -55,45 +86,60 @@ class DecodedExamples:
 
   def __init__(
     self,
-    source: ExampleSource,
+    source: ExampleSource | CachedSource,
     examples: range,
-    window: WindowOf,
-    size: int,
-    executor: concurrent.futures.Executor,
+    show: Show,
+    shape: tuple[int, ...],
+    pool: DecodingPool,
+    skip: bool = True,
   ):
     self._source = source
     self._examples = examples
-    self._window = window
-    self._size = size
-    self._executor = executor
+    self._show = show
+    self._shape = shape
+    self._pool = pool
+    self._skip = skip
     self._lock = threading.Lock()
     self.undecodable: set[int] = set()
 
   def __call__(self, epochs: np.ndarray, examples: np.ndarray) -> Batch:
-    """Adds to `positions`: `image` (N, size, size, 3) uint8 and `label` (N,) int32."""
+    """Adds to `positions`: `image` (N, *shape) uint8 and `label` (N,) int32.
+
+    Raises:
+      UserError: A record is no image, and is not to be skipped.
+      OSError: Storage fails.
+    """
     batch = positions(epochs, examples)
-    batch["image"] = np.zeros((len(examples), self._size, self._size, 3), np.uint8)
+    batch["image"] = np.empty((len(examples), *self._shape), np.uint8)
     batch["label"] = np.zeros(len(examples), np.int32)
 
     def fill(row: int) -> None:
       epoch, example = int(epochs[row]), int(examples[row])
-      window = functools.partial(self._window, epoch, example)
       try:
-        encoded, batch["label"][row] = self._source.read(self._examples[example])
-        batch["image"][row] = decode.decode_crop(encoded, window, self._size)
+        image, batch["label"][row] = self._source.read(self._examples[example])
+        with self._pool.core():
+          batch["image"][row] = self._show(epoch, example, image)
       except UndecodableError as error:
-        batch["weight"][row] = 0
         self._report(example, error)
+        batch["image"][row] = batch["weight"][row] = 0
 
-    # A list, so that an exception in a thread is raised here.
-    list(self._executor.map(fill, range(len(examples))))
+    self._pool.map(fill, len(examples))
     return batch
 
+  def showing(self, show: Show, shape: tuple[int, ...]) -> "DecodedExamples":
+    """The same examples, of which something else is shown."""
+    return DecodedExamples(self._source, self._examples, show, shape, self._pool, self._skip)
+
   def _report(self, example: int, error: UndecodableError) -> None:
+    place = self._source.locate(self._examples[example])
+    if not self._skip:
+      raise UserError(
+        f"{place} is no whole image ({error}): mend or remove it, or let such records count "
+        "nothing with data.streaming.undecodable=skip"
+      ) from None
     with self._lock:
       new = example not in self.undecodable
       self.undecodable.add(example)
       count = len(self.undecodable)
-    if new:
-      place = self._source.locate(self._examples[example])
-      logger.warning("%s is no image (%s) and counts nothing; %d so far", place, error, count)
+    if new and (count <= _WARNINGS or count & (count - 1) == 0):
+      logger.warning("%s is no whole image (%s) and counts nothing; %d so far", place, error, count)

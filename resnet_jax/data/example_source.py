@@ -3,6 +3,10 @@
 from typing import Protocol
 
 
+class UndecodableError(ValueError):
+  """The bytes of one example are not a whole image (or its record not a labelled image)."""
+
+
 class ExampleSource(Protocol):
   """Random access to one split's encoded examples; every method may be called from any thread."""
 

@@ -2,6 +2,8 @@
 
 import collections
 import concurrent.futures
+import itertools
+import sys
 from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
@@ -28,11 +30,12 @@ def training_batches(
     hosts: Number of processes.
   """
   share = _share(batch_size, hosts)
-  step = first_step
-  while True:
+
+  def fetch(step: int) -> Batch:
     first = step * batch_size + host * share
-    yield split.fetch(*training_positions(seed, split.size, first, share))
-    step += 1
+    return split.fetch(*training_positions(seed, split.size, first, share, split.block))
+
+  yield from _ahead(fetch, itertools.count(first_step), split.batches_ahead(share))
 
 
 def evaluation_batches(
@@ -44,13 +47,35 @@ def evaluation_batches(
   get the same number of batches, so none waits for another at the end.
   """
   share = _share(batch_size, hosts)
-  for start in range(0, split.size, batch_size):
+
+  def fetch(start: int) -> Batch:
     first = min(start + host * share, split.size)
     examples = np.arange(first, min(first + share, split.size), dtype=np.int32)
     # A host with nothing left still needs arrays of the right shapes: it reads the last example.
     some = examples if len(examples) else np.array([split.size - 1], np.int32)
     batch = split.fetch(np.zeros_like(some), some) | {"real": np.ones(len(some), np.float32)}
-    yield {name: _fill(array[: len(examples)], share) for name, array in batch.items()}
+    return {name: _fill(array[: len(examples)], share) for name, array in batch.items()}
+
+  yield from _ahead(fetch, iter(range(0, split.size, batch_size)), split.batches_ahead(share))
+
+
+def _ahead(call: Callable[[T], U], arguments: Iterator[T], count: int) -> Iterator[U]:
+  """As `map`, with `count` calls under way beyond the one that is waited for, each in a thread."""
+  if not count:
+    yield from map(call, arguments)
+    return
+  executor = concurrent.futures.ThreadPoolExecutor(count + 1, thread_name_prefix="fetch")
+  try:
+    pending = collections.deque(
+      executor.submit(call, argument) for argument in itertools.islice(arguments, count + 1)
+    )
+    while pending:
+      result = pending.popleft().result()
+      pending.extend(executor.submit(call, argument) for argument in itertools.islice(arguments, 1))
+      yield result
+  finally:
+    if not sys.is_finalizing():  # Else the threads have ended, and half of Python is gone.
+      executor.shutdown(cancel_futures=True)
 
 
 def prefetch(

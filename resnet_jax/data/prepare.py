@@ -16,7 +16,8 @@ import numpy as np
 import tqdm
 
 from resnet_jax.data import tfds_builder, tfrecord
-from resnet_jax.data.decode import UndecodableError, decode_image, decoding_threads
+from resnet_jax.data.decode import decode_image, decoding_threads
+from resnet_jax.data.example_source import UndecodableError
 from resnet_jax.data.prepared import prepared_dir, resolve_data_dir, write_npz
 from resnet_jax.data.sources import DATASETS, IN_MEMORY, STREAMED
 from resnet_jax.data.statistics import (

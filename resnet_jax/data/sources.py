@@ -11,7 +11,6 @@ from resnet_jax.data.config import DataConfig
 from resnet_jax.data.dataset import Dataset, kept_for_training
 from resnet_jax.data.prepared import prepare_command, prepared_dir
 from resnet_jax.data.resident import Arrays, resident_dataset
-from resnet_jax.data.streaming import streaming_dataset
 from resnet_jax.errors import UserError
 
 IN_MEMORY = ("cifar10", "cifar100")
@@ -37,6 +36,9 @@ def open_dataset(config: DataConfig, seed: int) -> Dataset:
   if config.dataset in IN_MEMORY:
     return _resident(config, *load_images(config.data_dir, config.dataset))
   if config.dataset in STREAMED:
+    # Its decoders are loaded where they are needed: OpenCV changes the process's search paths.
+    from resnet_jax.data.streaming import streaming_dataset
+
     return streaming_dataset(config, seed)
   raise UserError(f"unknown data set {config.dataset!r}: choose one of {', '.join(DATASETS)}")
 

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from resnet_jax.data import prepared
-from resnet_jax.data.decode import UndecodableError, center_window, decode_crop
-from resnet_jax.data.example_source import ExampleSource
+from resnet_jax.data.decode import decode_window
+from resnet_jax.data.example_source import ExampleSource, UndecodableError
+from resnet_jax.data.windows import center_window
 from resnet_jax.errors import UserError
 
 _BLOCK = 64
@@ -108,7 +109,7 @@ def compute_statistics(
     for k in range(start, min(start + _BLOCK, count)):
       try:
         encoded, _ = source.read(k * len(source) // count)
-        sums.add_image(decode_crop(encoded, view, image_size))
+        sums.add_image(decode_window(encoded, view, (image_size, image_size)))
       except UndecodableError:
         sums.undecodable += 1
     return sums

@@ -4,7 +4,7 @@ The host ships uint8 crops; which crop example i shows in epoch e follows from (
 Mirroring, the mean and the colour noise follow from the run's key, e and i, on the device.
 """
 
-import concurrent.futures
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data import augment
+from resnet_jax.data import augment, windows
+from resnet_jax.data.cached_source import CachedSource, cached
 from resnet_jax.data.config import DataConfig, StreamingConfig
 from resnet_jax.data.dataset import Dataset, Split, kept_for_training
-from resnet_jax.data.decode import decoding_threads
-from resnet_jax.data.decoded_examples import DecodedExamples, evaluation_window, training_window
+from resnet_jax.data.decode import decode_window, decoding_threads
+from resnet_jax.data.decoded_examples import DecodedExamples, DecodingPool, Show
+from resnet_jax.data.evaluation_views import plain_view, show_center_crop
 from resnet_jax.data.example_source import ExampleSource
 from resnet_jax.data.prepared import prepare_command
 from resnet_jax.data.statistics import load_statistics, statistics_path
@@ -39,7 +41,7 @@ def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
     UserError: The data set is not prepared for these settings, or they contradict each other.
   """
   _check(config.streaming)
-  mean = _mean(config)
+  constants = _constants(config)
   names = prepared_splits(config.dataset, config.data_dir)
   train = TfdsSource(config.dataset, "train", config.data_dir)
   has_validation = "validation" in names
@@ -50,11 +52,14 @@ def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
     parts["validation"] = (source, range(len(source)))
   elif config.held_out:
     parts["validation"] = (train, range(kept, len(train)))
-  return build_dataset(config, seed, parts, mean)
+  return build_dataset(config, seed, parts, constants)
 
 
 def build_dataset(
-  config: DataConfig, seed: int, parts: Mapping[str, tuple[ExampleSource, range]], mean: np.ndarray
+  config: DataConfig,
+  seed: int,
+  parts: Mapping[str, tuple[ExampleSource, range]],
+  constants: Mapping[str, np.ndarray],
 ) -> Dataset:
   """A data set from open sources.
 
@@ -62,65 +67,85 @@ def build_dataset(
     config: The data section of a config.
     seed: The run's seed.
     parts: For each split, a source and which of its examples belong; `train` must be there.
-    mean: (image_size, image_size, 3) or (3,) float32, on the scale [0, 255].
+    constants: Of the views: `mean` (image_size, image_size, 3) or (3,) float32, on the scale
+      [0, 255], and `color_magnitudes` and `color_components`; see `training_view`.
   """
   settings = config.streaming
-  executor = concurrent.futures.ThreadPoolExecutor(
-    decoding_threads(settings.decode_threads), thread_name_prefix="decode"
-  )
+  sources = _cached(config, parts)
+  pool = DecodingPool(decoding_threads(settings.decode_threads))
   train_view = functools.partial(
-    training_view, flip=settings.flip, color_noise=settings.color_noise
+    training_view,
+    flip=settings.flip,
+    color_noise=settings.color_noise,
+    color_jitter=dataclasses.asdict(settings.color_jitter),
   )
-  evaluated = functools.partial(evaluation_window, settings)
-  windows = {"train": functools.partial(training_window, settings, seed)}
+  shows: dict[str, Show] = {"train": functools.partial(show_random_crop, settings, seed)}
+  show_centre = functools.partial(show_center_crop, settings)
+  shape = (settings.image_size, settings.image_size, 3)
   splits = {
     name: Split(
       name=name,
       size=len(examples),
-      constants={"mean": mean},
+      constants=dict(constants),
       fetch=DecodedExamples(
         source,
         examples,
-        windows.get(name, evaluated),
-        settings.image_size,
-        executor,
+        shows.get(name, show_centre),
+        shape,
+        pool,
+        skip=settings.undecodable == "skip",
       ),
       view=train_view if name == "train" else plain_view,
+      block=settings.shuffle_block,
+      examples_ahead=pool.size,
     )
-    for name, (source, examples) in parts.items()
+    for name, (source, examples) in sources.items()
   }
-  shape = (settings.image_size, settings.image_size, 3)
   return Dataset(config.dataset, parts["train"][0].class_names, shape, splits)
 
 
-def plain_view(
-  constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """The view of evaluation: the crop less the mean.
-
-  Args:
-    constants: `mean` (H, W, 3) or (3,) float32.
-    batch: `image` (N, H, W, 3) uint8 and `label` (N,) int32.
-    key: Unused; the view is the same each time.
-
-  Returns:
-    Images (N, H, W, 3) float32, labels (N,) int32.
-  """
-  del key
-  return batch["image"].astype(jnp.float32) - constants["mean"], batch["label"]
+def show_random_crop(
+  settings: StreamingConfig, seed: int, epoch: int, example: int, image: bytes | np.ndarray
+) -> np.ndarray:
+  """The training crop of one example in one epoch: (image_size, image_size, 3) uint8."""
+  size = settings.image_size
+  if settings.crop == "inception":
+    inception = settings.inception
+    window = functools.partial(
+      windows.inception_window,
+      words=windows.random_words(seed, epoch, example, windows.WORDS),
+      area=(inception.area_min, inception.area_max),
+      aspect=(inception.aspect_min, inception.aspect_max),
+    )
+  else:
+    window = functools.partial(
+      windows.scale_jitter_window,
+      words=windows.random_words(seed, epoch, example, 3),
+      short_sides=(settings.short_side_min, settings.short_side_max),
+      size=size,
+    )
+  return decode_window(image, window, (size, size), quick=True)
 
 
 def training_view(
-  constants: Any, batch: Mapping[str, jax.Array], key: jax.Array, *, flip: bool, color_noise: float
+  constants: Any,
+  batch: Mapping[str, jax.Array],
+  key: jax.Array,
+  *,
+  flip: bool,
+  color_noise: float,
+  color_jitter: Mapping[str, float],
 ) -> tuple[jax.Array, jax.Array]:
   """The paper's view of ImageNet (section 3.4): a crop, mirrored, less the mean, coloured.
 
   Args:
-    constants: As `plain_view`'s.
-    batch: `plain_view`'s, with `epoch` and `example`, each (N,).
+    constants: `mean` (H, W, 3) or (3,) float32, and what `augment.color_noise` takes:
+      `color_magnitudes` (3,) and `color_components` (3, 3).
+    batch: `image` (N, H, W, 3) uint8, and `label`, `epoch` and `example`, each (N,) int32.
     key: The run's key.
     flip: Whether to mirror half of the images.
     color_noise: Deviation of the noise along the principal components of RGB, or 0.
+    color_jitter: `augment.color_jitter`'s settings; all 0 for none.
 
   Returns:
     Images (N, H, W, 3) float32, labels (N,) int32.
@@ -130,9 +155,19 @@ def training_view(
   if flip:
     # "Crop, flip, subtract": the mean image itself is not mirrored.
     batch = {**batch, "image": jax.vmap(augment.random_flip)(flip_keys, batch["image"])}
+  if any(color_jitter.values()):
+    jitter_keys = jax.vmap(jax.random.fold_in, (0, None))(color_keys, 1)
+    jitter = jax.vmap(lambda key, image: augment.color_jitter(key, image, **color_jitter))
+    colored = jitter(jitter_keys, batch["image"].astype(jnp.float32))
+    batch = {**batch, "image": colored}
   images, labels = plain_view(constants, batch, key)
   if color_noise:
-    color = functools.partial(augment.color_noise, deviation=color_noise)
+    color = functools.partial(
+      augment.color_noise,
+      deviation=color_noise,
+      magnitudes=constants["color_magnitudes"],
+      components=constants["color_components"],
+    )
     images = jax.vmap(color)(color_keys, images)
   return images, labels
 
@@ -151,21 +186,44 @@ def _check(settings: StreamingConfig) -> None:
     )
   if settings.decode_threads < 0:
     raise UserError("data.streaming.decode_threads must be at least 0, which is one a core")
+  inception = settings.inception
+  for name in ("area", "aspect"):
+    low, high = (getattr(inception, f"{name}_{end}") for end in ("min", "max"))
+    if low > high:
+      raise UserError(
+        f"data.streaming.inception.{name}_min={low} exceeds {name}_max={high}: swap them"
+      )
 
 
-def _mean(config: DataConfig) -> np.ndarray:
-  """(image_size, image_size, 3) or (3,) float32, from what `prepare` computed."""
+def _cached(
+  config: DataConfig, parts: Mapping[str, tuple[ExampleSource, range]]
+) -> dict[str, tuple[ExampleSource | CachedSource, range]]:
+  """The parts, with each source's images kept in memory if the config says so."""
+  kind = config.streaming.cache
+  if kind == "nothing":
+    return dict(parts)
+  sources = {id(source): source for source, _ in parts.values()}
+  kept = {key: cached(source, kind, config.dataset) for key, source in sources.items()}
+  return {name: (kept[id(source)], examples) for name, (source, examples) in parts.items()}
+
+
+def _constants(config: DataConfig) -> dict[str, np.ndarray]:
+  """The constants of the views, float32, from what `prepare` computed."""
   command = prepare_command(config.data_dir, config.dataset)
   path = statistics_path(config.data_dir, config.dataset)
   if not path.exists():
     raise UserError(f"{config.dataset} is not prepared ({path} is missing): run `{command}`")
   statistics = load_statistics(path)
-  if config.mean == "channel":
-    return statistics.mean_color.astype(np.float32)
   size = config.streaming.image_size
-  if size != statistics.image_size:
+  if config.mean == "pixel" and size != statistics.image_size:
     raise UserError(
       f"data.streaming.image_size={size}, but the stored mean image has {statistics.image_size} "
       f"pixels: set it to that, or data.mean to channel, or run `{command} --image-size {size}`"
     )
-  return statistics.mean_image.astype(np.float32)
+  ours = config.streaming.color_components == "training_split"
+  constants = {
+    "mean": statistics.mean_image if config.mean == "pixel" else statistics.mean_color,
+    "color_magnitudes": statistics.eigenvalues if ours else augment.ALEXNET_MAGNITUDES,
+    "color_components": statistics.eigenvectors if ours else augment.ALEXNET_COMPONENTS,
+  }
+  return {name: np.asarray(value, np.float32) for name, value in constants.items()}

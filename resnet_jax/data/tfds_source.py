@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from resnet_jax.data import tfrecord
-from resnet_jax.data.decode import UndecodableError
+from resnet_jax.data.example_source import UndecodableError
 from resnet_jax.data.prepared import prepare_command, prepared_dir
 from resnet_jax.data.tfds_builder import INSTALL, import_tfds, open_prepared
 from resnet_jax.errors import UserError

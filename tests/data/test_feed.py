@@ -185,3 +185,71 @@ def test_a_closed_prefetch_stops_its_thread():
   assert len(prefetch_threads()) == 1
   stream.close()
   assert not prefetch_threads()
+
+
+def test_5003_examples_on_3_hosts_are_each_seen_once_an_epoch_and_counted_once():
+  size, hosts, share = 5003, 3, 16
+  split = numbered_split(size)
+  streams = [training_batches(split, 0, hosts * share, 0, host, hosts) for host in range(hosts)]
+  steps = -(-3 * size // (hosts * share))
+  seen = np.concatenate([next(stream)["example"] for _ in range(steps) for stream in streams])
+  for epoch in range(3):
+    part = seen[epoch * size : (epoch + 1) * size]
+    np.testing.assert_array_equal(np.sort(part), np.arange(size))
+  counted = [
+    batch["example"][batch["real"] == 1]
+    for host in range(hosts)
+    for batch in evaluation_batches(split, hosts * share, host, hosts)
+  ]
+  np.testing.assert_array_equal(np.sort(np.concatenate(counted)), np.arange(size))
+
+
+def slow_split(size, seconds, ahead):
+  """A split that waits for each batch, and tells how many it waits for at once."""
+  waiting, most, lock = [0], [0], threading.Lock()
+
+  def fetch(epochs, examples):
+    with lock:
+      waiting[0] += 1
+      most[0] = max(most[0], waiting[0])
+    # The first takes longest, so that the others overtake it.
+    time.sleep(seconds * (3 if examples[0] == 0 else 1))
+    with lock:
+      waiting[0] -= 1
+    return positions(epochs, examples)
+
+  return Split("train", size, None, fetch, view=None, examples_ahead=ahead), most
+
+
+def fetch_threads():
+  return [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
+
+
+@pytest.mark.parametrize(("ahead", "batches"), [(0, 1), (4, 2), (10, 4), (12, 4)])
+def test_so_many_examples_as_a_split_asks_for_are_under_way_at_once(ahead, batches):
+  split, most = slow_split(40, 0.02, ahead)
+  stream = training_batches(split, 0, 4, 0)
+  found = take(10, stream)
+  stream.close()
+  assert most[0] == batches
+  assert not fetch_threads()
+  want = take(10, training_batches(numbered_split(40), 0, 4, 0))
+  for actual, expected in zip(found, want, strict=True):
+    np.testing.assert_array_equal(actual["example"], expected["example"])
+  evaluated = np.concatenate([batch["example"] for batch in evaluation_batches(split, 4)])
+  np.testing.assert_array_equal(evaluated, np.arange(40))
+
+
+def test_what_a_fetch_raises_is_raised_in_its_turn_and_ends_the_threads():
+  def fetch(epochs, examples):
+    if 8 in examples:
+      raise OSError("stale file handle")
+    return positions(epochs, examples)
+
+  split = Split("validation", 40, None, fetch, view=None, examples_ahead=16)
+  found = []
+  with pytest.raises(OSError, match="stale file handle"):
+    for batch in evaluation_batches(split, 4):
+      found.extend(batch["example"])
+  assert found == list(range(8))
+  assert not fetch_threads()

@@ -83,3 +83,35 @@ def test_positions_beyond_32_bits_are_exact():
   np.testing.assert_array_equal(
     np.sort(examples.reshape(3, size)), np.tile(np.arange(size), (3, 1))
   )
+
+
+@pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 1257])
+@pytest.mark.parametrize("block", [2, 16, 5000])
+def test_in_blocks_every_epoch_is_a_permutation_too(size, block):
+  for epoch in range(4):
+    order = epoch_order(7, epoch, size, block)
+    np.testing.assert_array_equal(np.sort(order), np.arange(size))
+
+
+def test_a_block_holds_what_is_stored_side_by_side_in_an_order_of_its_own():
+  size, block = 1000, 16
+  order = epoch_order(3, 1, size, block)
+  # Where blocks begin: the one place of sixteen by which each run of neighbours is one block.
+  runs = [(order + offset) // block for offset in range(block)]
+  changes = [(np.diff(run) != 0).sum() + 1 - len(np.unique(run)) for run in runs]
+  [offset] = np.flatnonzero(np.array(changes) == 0)
+  blocks = (order + offset) // block
+  starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+  inside = [order[i : i + block] for i in starts[:-1]]
+  assert sum(np.all(np.diff(run) == 1) for run in inside) < 3  # Not as stored …
+  assert len({tuple(run - run.min()) for run in inside}) > 40  # … but each otherwise.
+  assert (np.abs(np.diff(blocks[starts])) == 1).mean() < 0.1
+
+
+def test_blocks_begin_elsewhere_in_another_epoch():
+  together = set()
+  for epoch in range(20):
+    order = epoch_order(0, epoch, 320, 16)
+    at = np.argsort(order)
+    together.add(abs(int(at[100]) - int(at[101])) < 16)
+  assert together == {True, False}

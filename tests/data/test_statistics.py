@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from resnet_jax.data import augment, decode, statistics
+from resnet_jax.data import augment, decode, statistics, windows
 from resnet_jax.data.tfds_source import TfdsSource
 from resnet_jax.errors import UserError
 
@@ -44,8 +44,8 @@ def compute(source, threads=2, max_examples=None, **options):
 
 
 def crops(source, numbers):
-  view = functools.partial(decode.center_window, short_side=16, size=12)
-  return np.stack([decode.decode_crop(source.read(i)[0], view, 12) for i in numbers])
+  view = functools.partial(windows.center_window, short_side=16, size=12)
+  return np.stack([decode.decode_window(source.read(i)[0], view, (12, 12)) for i in numbers])
 
 
 def test_means_and_components_are_those_of_the_evaluation_crops():

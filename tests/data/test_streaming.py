@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import threading
+import time
 
 import chex
 import jax
@@ -14,9 +15,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from resnet_jax.data import augment, decode, streaming
+from resnet_jax.data import augment, decode, evaluation_views, streaming, windows
 from resnet_jax.data.config import DataConfig, StreamingConfig
-from resnet_jax.data.decode import UndecodableError
+from resnet_jax.data.example_source import UndecodableError
 from resnet_jax.data.prepare import prepare
 from resnet_jax.data.statistics import load_statistics, statistics_path
 from resnet_jax.data.tfds_source import TfdsSource
@@ -60,8 +61,12 @@ def made_dataset(seed=0, settings=SMALL, source=None, held_out=0, mean=None):
   kept = len(source) - held_out
   parts = {"train": (source, range(kept)), "validation": (source, range(kept, len(source)))}
   config = DataConfig(dataset="made", streaming=settings)
-  mean = np.zeros(3, np.float32) if mean is None else mean
-  return streaming.build_dataset(config, seed, parts, mean)
+  constants = {
+    "mean": np.zeros(3, np.float32) if mean is None else mean,
+    "color_magnitudes": np.array(augment.ALEXNET_MAGNITUDES, np.float32),
+    "color_components": np.array(augment.ALEXNET_COMPONENTS, np.float32),
+  }
+  return streaming.build_dataset(config, seed, parts, constants)
 
 
 def fetch(dataset, epoch, examples, split="train"):
@@ -102,18 +107,21 @@ def test_another_seed_or_epoch_shows_other_crops(change):
   assert (images != others).any(axis=(1, 2, 3)).mean() > 0.9
 
 
-def test_the_training_crop_is_that_of_its_random_words():
+@pytest.mark.parametrize("crop", ["scale_jitter", "inception"])
+def test_the_training_crop_is_that_of_its_random_words(crop):
   source = MadeSource()
-  words = decode.random_words(7, 2, 9, 3)
   image = PIL.Image.open(io.BytesIO(source.read(9)[0]))
-  side = decode.uniform_integer(words[0], 18, 34)
-  height, width = decode.resized_shape(image.height, image.width, side)
-  top = decode.uniform_integer(words[1], 0, height - 16)
-  left = decode.uniform_integer(words[2], 0, width - 16)
-  whole = np.asarray(image.resize((width, height), PIL.Image.Resampling.BILINEAR))
-  got = fetch(made_dataset(7), 2, [9])["image"][0]
-  want = whole[top : top + 16, left : left + 16]
-  assert np.abs(got.astype(int) - want).max() <= 2
+  size = (image.height, image.width)
+  if crop == "inception":
+    words = windows.random_words(7, 2, 9, windows.WORDS)
+    window = windows.inception_window(*size, words, (0.08, 1), (3 / 4, 4 / 3))
+  else:
+    words = windows.random_words(7, 2, 9, 3)
+    window = windows.scale_jitter_window(*size, words, (18, 34), 16)
+  dataset = made_dataset(7, dataclasses.replace(SMALL, crop=crop))
+  got = fetch(dataset, 2, [9])["image"][0]
+  want = decode.decode_window(source.read(9)[0], lambda *_: window, (16, 16), quick=True)
+  np.testing.assert_array_equal(got, want)
 
 
 def test_evaluation_shows_the_same_centre_crop_in_every_epoch_and_under_every_seed():
@@ -179,11 +187,77 @@ def test_several_threads_may_fetch_at_once():
   chex.assert_trees_all_equal(got, want)
 
 
-def test_decoding_uses_the_threads_it_is_given():
+def test_no_more_threads_decode_at_a_time_than_are_given(monkeypatch):
   settings = dataclasses.replace(SMALL, decode_threads=3)
-  source = MadeSource()
-  fetch(made_dataset(settings=settings, source=source), 0, list(range(24)) * 4)
-  assert 1 < len(source.threads) <= 3
+  decoding, most, lock = [0], [0], threading.Lock()
+  decode_window = decode.decode_window
+
+  def counted(*arguments, **more):
+    with lock:
+      decoding[0] += 1
+      most[0] = max(most[0], decoding[0])
+    try:
+      time.sleep(0.002)
+      return decode_window(*arguments, **more)
+    finally:
+      with lock:
+        decoding[0] -= 1
+
+  monkeypatch.setattr(streaming, "decode_window", counted)
+  fetch(made_dataset(settings=settings), 0, list(range(24)) * 4)
+  assert most[0] == 3
+
+
+def test_reads_that_wait_for_storage_wait_together():
+  class Slow(MadeSource):
+    def read(self, i):
+      time.sleep(0.05)
+      return super().read(i)
+
+  dataset = made_dataset(settings=dataclasses.replace(SMALL, decode_threads=1), source=Slow())
+  fetch(dataset, 0, [0])
+  start = time.monotonic()
+  fetch(dataset, 0, list(range(24)) * 2)
+  assert time.monotonic() - start < 48 * 0.05 / 4  # One after the other would take 48 reads.
+
+
+def test_a_bad_record_stops_the_run_where_that_is_asked_for():
+  dataset = made_dataset(settings=dataclasses.replace(SMALL, undecodable="stop"))
+  fetch(dataset, 0, [0, 1])
+  with pytest.raises(UserError, match=r"record 5 of made is no whole image .*undecodable=skip"):
+    fetch(dataset, 0, range(6))
+
+
+@pytest.mark.parametrize("kind", ["encoded", "decoded"])
+def test_what_is_kept_in_memory_is_read_once_and_shows_the_same(kind, caplog):
+  class Counting(MadeSource):
+    reads = 0
+
+    def read(self, i):
+      Counting.reads += 1
+      return super().read(i)
+
+  with caplog.at_level(logging.WARNING):
+    dataset = made_dataset(settings=dataclasses.replace(SMALL, cache=kind), source=Counting())
+  [message] = [record.getMessage() for record in caplog.records]
+  assert f"keeping the 24 {kind} images of made takes about 0.00 GiB of memory" in message
+  good = [i for i in range(24) if i not in (BROKEN, BROKEN + 1)]
+  sampled, want = Counting.reads, made_dataset(source=MadeSource())
+  for epoch in range(3):
+    chex.assert_trees_all_equal(fetch(dataset, epoch, good), fetch(want, epoch, good))
+  assert Counting.reads - sampled == len(good)
+
+
+def test_more_than_the_machine_has_is_not_kept_in_memory():
+  class Huge(MadeSource):
+    def __len__(self):
+      return 10**12
+
+    def read(self, i):
+      return super().read(i % 5)
+
+  with pytest.raises(UserError, match="cache to encoded, or to nothing"):
+    made_dataset(settings=dataclasses.replace(SMALL, cache="decoded"), source=Huge())
 
 
 def device_batch(images: int = 8):
@@ -198,23 +272,26 @@ def device_batch(images: int = 8):
 
 
 MEAN = np.arange(6 * 6 * 3, dtype=np.float32).reshape(6, 6, 3)
+CONSTANTS = {
+  "mean": MEAN,
+  "color_magnitudes": np.array(augment.ALEXNET_MAGNITUDES),
+  "color_components": np.array(augment.ALEXNET_COMPONENTS),
+}
 
 
 class ViewTest(chex.TestCase):
   """The views on the device, with `jit` and without."""
 
-  def view(self, *, flip, color_noise):
-    constants = {"mean": MEAN}
+  def view(self, *, flip, color_noise, **color_jitter):
+    settings = {"flip": flip, "color_noise": color_noise, "color_jitter": color_jitter}
     return self.variant(
-      lambda batch, key: streaming.training_view(
-        constants, batch, key, flip=flip, color_noise=color_noise
-      )
+      lambda batch, key: streaming.training_view(CONSTANTS, batch, key, **settings)
     )
 
   @chex.variants(with_jit=True, without_jit=True)
   def test_plain_view_subtracts_the_mean_and_ignores_the_key(self):
     batch = device_batch()
-    view = self.variant(lambda batch, key: streaming.plain_view({"mean": MEAN}, batch, key))
+    view = self.variant(lambda batch, key: evaluation_views.plain_view({"mean": MEAN}, batch, key))
     images, labels = view(batch, jax.random.key(0))
     assert images.dtype == jnp.float32
     np.testing.assert_array_equal(images, np.asarray(batch["image"], np.float32) - MEAN)
@@ -244,6 +321,20 @@ class ViewTest(chex.TestCase):
     basis = np.array(augment.ALEXNET_COMPONENTS) * augment.ALEXNET_MAGNITUDES
     alpha = np.linalg.solve(basis, color[:, 0, 0].T / 255)
     assert 0.03 < alpha.std() < 0.2
+
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_color_jitter_comes_before_the_mean(self):
+    batch = device_batch()
+    plain, _ = self.view(flip=False, color_noise=0.0)(batch, jax.random.key(0))
+    view = self.view(flip=False, color_noise=0.0, brightness=0.2)
+    jittered, _ = view(batch, jax.random.key(0))
+    shift = np.asarray(jittered - plain)
+    # One shift an image, but for what is clipped at black and white.
+    inside = (np.abs(shift) > 1e-3).mean((1, 2, 3))
+    assert (inside > 0.7).all()
+    assert len(np.unique(np.round(np.median(shift, (1, 2, 3)), 3))) == 8
+    assert (np.asarray(jittered) + MEAN >= -1e-3).all()
+    assert (np.asarray(jittered) + MEAN <= 255 + 1e-3).all()
 
   @chex.variants(with_jit=True, without_jit=True)
   def test_a_view_depends_on_key_epoch_and_example_and_not_on_the_batch(self):

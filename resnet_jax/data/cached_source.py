@@ -1,0 +1,92 @@
+"""Keeping a source's images in memory, as they are stored or decoded."""
+
+import logging
+import os
+from typing import Literal
+
+import numpy as np
+
+from resnet_jax.data.decode import decode_image
+from resnet_jax.data.example_source import ExampleSource, UndecodableError
+from resnet_jax.data.jpeg import read_frame
+from resnet_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Of so many images the size is averaged before anything is kept.
+_SAMPLE = 128
+
+Kind = Literal["encoded", "decoded"]
+
+
+class CachedSource:
+  """An `ExampleSource` that reads, or reads and decodes, each example once.
+
+  What is read first is kept; nothing is read ahead. `read` of decoded images gives (H, W, 3) uint8
+  pixels in place of bytes.
+
+  Args:
+    source: Where from.
+    kind: Whether to keep images as they are stored, or their pixels.
+  """
+
+  def __init__(self, source: ExampleSource, kind: Kind):
+    self._source = source
+    self._kind = kind
+    self._kept: dict[int, tuple[bytes | np.ndarray, int]] = {}
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """The name of each class, in the order of the labels."""
+    return self._source.class_names
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def read(self, i: int) -> tuple[bytes | np.ndarray, int]:
+    """Example i and its label; see `ExampleSource.read`."""
+    kept = self._kept.get(i)
+    if kept is None:
+      encoded, label = self._source.read(i)
+      image = encoded if self._kind == "encoded" else decode_image(encoded)
+      kept = self._kept[i] = image, label
+    return kept
+
+  def locate(self, i: int) -> str:
+    """Where example i is stored, for messages."""
+    return self._source.locate(i)
+
+
+def cached(source: ExampleSource, kind: Kind, name: str) -> CachedSource:
+  """A `CachedSource`, after saying how much memory it will take.
+
+  Raises:
+    UserError: It would take more than the machine has.
+  """
+  size = _estimated_bytes(source, kind)
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  said = f"keeping the {len(source)} {kind} images of {name} takes about {size / 2**30:.2f} GiB"
+  if size > memory:
+    raise UserError(
+      f"{said}, and this machine has {memory / 2**30:.0f} GiB: set data.streaming.cache to "
+      f"{'encoded, or to ' if kind == 'decoded' else ''}nothing"
+    )
+  logger.warning("%s of memory on each host", said)
+  return CachedSource(source, kind)
+
+
+def _estimated_bytes(source: ExampleSource, kind: Kind) -> float:
+  """The size of some images that are evenly spread, times their number."""
+  numbers = np.unique(np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).astype(int))
+  sizes = []
+  for number in numbers.tolist():
+    try:
+      encoded, _ = source.read(number)
+      frame = read_frame(encoded) if kind == "decoded" else None
+      if frame is not None:
+        sizes.append(3 * frame.height * frame.width)
+      else:
+        sizes.append(len(encoded) if kind == "encoded" else decode_image(encoded).nbytes)
+    except UndecodableError:
+      continue
+  return len(source) * float(np.mean(sizes)) if sizes else 0.0

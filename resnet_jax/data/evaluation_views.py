@@ -1,0 +1,114 @@
+"""What of an image is shown to measure a network: one crop, ten crops, or whole images of any size.
+
+The paper (section 3.4) measures single networks by the ten crops of Krizhevsky et al. 2012, and its
+best by applying the network to whole images whose short sides are 224, 256, 384, 480 and 640.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.data.config import StreamingConfig
+from resnet_jax.data.dataset import Split
+from resnet_jax.data.decode import decode_image, decode_window, decode_windows
+from resnet_jax.data.decoded_examples import DecodedExamples
+from resnet_jax.data.resample import resize_exactly
+from resnet_jax.data.windows import Window, center_window, five_windows, resized_shape
+
+
+def show_center_crop(
+  settings: StreamingConfig, epoch: int, example: int, image: bytes | np.ndarray
+) -> np.ndarray:
+  """The centre crop, the same in every epoch: (image_size, image_size, 3) uint8."""
+  del epoch, example
+  size = settings.image_size
+  window = functools.partial(center_window, short_side=settings.short_side_evaluation, size=size)
+  return decode_window(image, window, (size, size))
+
+
+def show_five_crops(
+  settings: StreamingConfig, epoch: int, example: int, image: bytes | np.ndarray
+) -> np.ndarray:
+  """The corner crops and the centre crop: (5, image_size, image_size, 3) uint8."""
+  del epoch, example
+  size = settings.image_size
+  windows = functools.partial(five_windows, short_side=settings.short_side_evaluation, size=size)
+  return decode_windows(image, windows, (size, size))
+
+
+def whole_image(image: bytes | np.ndarray, short_side: int) -> np.ndarray:
+  """The whole image with its short side made `short_side`: (H, W, 3) uint8.
+
+  Args:
+    image: An encoded image, or (H, W, 3) uint8 pixels.
+    short_side: In pixels.
+
+  Raises:
+    UndecodableError: If the bytes are not a whole image.
+  """
+  pixels = image if isinstance(image, np.ndarray) else decode_image(image)
+  height, width = pixels.shape[:2]
+  return resize_exactly(
+    pixels, Window(0, 0, width, height), resized_shape(height, width, short_side)
+  )
+
+
+def plain_view(
+  constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The view of evaluation: pixels less the mean.
+
+  Args:
+    constants: `mean` (H, W, 3) or (3,) float32.
+    batch: `image` (N, H, W, 3) uint8 and `label` (N,) int32. Of another size than the mean image,
+      which cannot be subtracted from it, its colour is subtracted.
+    key: Unused; the view is the same each time.
+
+  Returns:
+    Images (N, H, W, 3) float32, labels (N,) int32.
+  """
+  del key
+  mean, image = constants["mean"], batch["image"]
+  if mean.ndim > 1 and mean.shape != image.shape[-3:]:
+    mean = mean.mean((0, 1))
+  return image.astype(jnp.float32) - mean, batch["label"]
+
+
+def ten_crop_view(
+  constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Ten views of an image: five crops, and their mirror images, less the mean.
+
+  Args:
+    constants: As `plain_view`'s.
+    batch: `image` (N, 5, H, W, 3) uint8 and `label` (N,) int32.
+    key: Unused.
+
+  Returns:
+    Images (N, 10, H, W, 3) float32, labels (N,) int32. The scores of the ten are to be averaged.
+  """
+  crops = batch["image"]
+  both = jnp.concatenate([crops, crops[:, :, :, ::-1]], axis=1)
+  return plain_view(constants, {**batch, "image": both}, key)
+
+
+def ten_crops(split: Split, settings: StreamingConfig) -> Split:
+  """A split of a streaming data set, with ten views of each image instead of one.
+
+  Args:
+    split: One that `streaming.build_dataset` made.
+    settings: The streaming section of its config.
+
+  Raises:
+    TypeError: If the split is not one of a streaming data set.
+  """
+  if not isinstance(split.fetch, DecodedExamples):
+    raise TypeError(f"the {split.name} split is not decoded from images")
+  shape = (5, settings.image_size, settings.image_size, 3)
+  fetch = split.fetch.showing(functools.partial(show_five_crops, settings), shape)
+  return dataclasses.replace(split, fetch=fetch, view=ten_crop_view)
