@@ -6,16 +6,19 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from resnet_jax.data.cached_source import CachedSource
 from resnet_jax.data.dataset import Batch, positions
-from resnet_jax.data.example_source import ExampleSource, UndecodableError
+from resnet_jax.data.example_source import Example, ExampleSource, UndecodableError
 from resnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Threads beyond those that decode: so many reads wait for storage at once.
 _READS = 64
@@ -56,13 +59,13 @@ class DecodingPool:
     finally:
       self._cores.put(None)
 
-  def map(self, call: Callable[[int], None], count: int) -> None:
-    """Calls with 0 … count-1, in threads; raises the first exception that it meets."""
-    rows = iter(range(count))
-    # Each thread takes the next row until none is left: cheaper than a future for each row.
+  def each(self, call: Callable[[T], None], items: Sequence[T]) -> None:
+    """Calls with each item, in threads; raises the first exception that it meets."""
+    rest = iter(items)
+    # Each thread takes the next item until none is left: cheaper than a future for each.
     workers = [
-      self._executor.submit(lambda: collections.deque(map(call, rows), maxlen=0))
-      for _ in range(min(self.size, count))
+      self._executor.submit(lambda: collections.deque(map(call, rest), maxlen=0))
+      for _ in range(min(self.size, len(items)))
     ]
     for worker in workers:
       worker.result()
@@ -77,6 +80,7 @@ class DecodedExamples:
     show: What of an image is shown.
     shape: Shape of what `show` gives.
     pool: The threads.
+    together: How many examples that are stored side by side may be read at once.
     skip: What to do about a record that is no image: to keep its place, as zeros of weight 0, with
       a warning the first time; or to raise.
 
@@ -91,6 +95,7 @@ class DecodedExamples:
     show: Show,
     shape: tuple[int, ...],
     pool: DecodingPool,
+    together: int = 1,
     skip: bool = True,
   ):
     self._source = source
@@ -98,6 +103,7 @@ class DecodedExamples:
     self._show = show
     self._shape = shape
     self._pool = pool
+    self._together = together
     self._skip = skip
     self._lock = threading.Lock()
     self.undecodable: set[int] = set()
@@ -113,22 +119,33 @@ class DecodedExamples:
     batch["image"] = np.empty((len(examples), *self._shape), np.uint8)
     batch["label"] = np.zeros(len(examples), np.int32)
 
-    def fill(row: int) -> None:
+    def fill(row: int, found: Example | UndecodableError | OSError) -> None:
       epoch, example = int(epochs[row]), int(examples[row])
       try:
-        image, batch["label"][row] = self._source.read(self._examples[example])
+        if isinstance(found, Exception):
+          raise found
+        image, batch["label"][row] = found
         with self._pool.core():
           batch["image"][row] = self._show(epoch, example, image)
       except UndecodableError as error:
         self._report(example, error)
         batch["image"][row] = batch["weight"][row] = 0
 
-    self._pool.map(fill, len(examples))
+    numbers = [self._examples[example] for example in examples.tolist()]
+
+    def read_and_fill(rows: Sequence[int]) -> None:
+      found = self._source.read_many([numbers[row] for row in rows])
+      for row, one in zip(rows, found, strict=True):
+        fill(row, one)
+
+    self._pool.each(read_and_fill, side_by_side(numbers, self._together))
     return batch
 
   def showing(self, show: Show, shape: tuple[int, ...]) -> "DecodedExamples":
     """The same examples, of which something else is shown."""
-    return DecodedExamples(self._source, self._examples, show, shape, self._pool, self._skip)
+    return DecodedExamples(
+      self._source, self._examples, show, shape, self._pool, self._together, self._skip
+    )
 
   def _report(self, example: int, error: UndecodableError) -> None:
     place = self._source.locate(self._examples[example])
@@ -143,3 +160,17 @@ class DecodedExamples:
       count = len(self.undecodable)
     if new and (count <= _WARNINGS or count & (count - 1) == 0):
       logger.warning("%s is no whole image (%s) and counts nothing; %d so far", place, error, count)
+
+
+def side_by_side(numbers: Sequence[int], most: int) -> list[list[int]]:
+  """The places of numbers in a list, in groups of at most `most` that follow each other."""
+  if most == 1:
+    return [[place] for place in range(len(numbers))]
+  groups: list[list[int]] = []
+  for place in sorted(range(len(numbers)), key=numbers.__getitem__):
+    group = groups[-1] if groups else []
+    if group and len(group) < most and numbers[place] == numbers[group[-1]] + 1:
+      group.append(place)
+    else:
+      groups.append([place])
+  return groups

@@ -93,6 +93,7 @@ def build_dataset(
         shows.get(name, show_centre),
         shape,
         pool,
+        together=settings.shuffle_block,
         skip=settings.undecodable == "skip",
       ),
       view=train_view if name == "train" else plain_view,
