@@ -15,13 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 
+from resnet_jax.data.example_source import UndecodableError
+
 # What image data sets hold. Naming them keeps hostile or broken bytes from Pillow's other readers,
 # some of which start external programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-
-
-class UndecodableError(ValueError):
-  """The bytes of one example are not a whole image (or its record not a labelled image)."""
 
 
 class Window(NamedTuple):

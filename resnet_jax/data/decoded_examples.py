@@ -11,8 +11,8 @@ import numpy as np
 from resnet_jax.data import decode
 from resnet_jax.data.config import StreamingConfig
 from resnet_jax.data.dataset import Batch, positions
-from resnet_jax.data.decode import UndecodableError, Window
-from resnet_jax.data.example_source import ExampleSource
+from resnet_jax.data.decode import Window
+from resnet_jax.data.example_source import ExampleSource, UndecodableError
 
 logger = logging.getLogger(__name__)
 
