@@ -208,6 +208,6 @@ def require_known(name: str, data_dir: str | None, built_in: tuple[str, ...]) ->
   known = tfds.list_builders(with_community_datasets=False)
   if base in known or (parsed and find_folder(name, data_dir)):
     return
-  close = difflib.get_close_matches(base.lower(), (*built_in, *known), n=3)
+  close = difflib.get_close_matches(base.lower(), (*built_in, *known), n=5)
   hint = f" (perhaps {' or '.join(close)}?)" if close else ""
   raise UserError(f"{unknown}{hint}: {others}")
