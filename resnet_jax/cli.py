@@ -124,11 +124,24 @@ def _parser() -> argparse.ArgumentParser:
     "prepare",
     _prepare,
     "download and prepare a data set through tensorflow-datasets",
-    "Says what has to be downloaded by hand where that is so. Can be run again safely.",
+    "Says what has to be downloaded by hand where that is so. Can be run again safely. Images in "
+    "folders, DIR/train/CLASS/*.jpg, are the DATASET folder with --data-dir DIR. TFRecord files in "
+    "a bucket are read there: --data-dir gs://BUCKET/DIR.",
   )
-  prepare.add_argument("dataset", metavar="DATASET", help="cifar10, imagenet2012, …")
+  prepare.add_argument(
+    "dataset",
+    metavar="DATASET",
+    help="cifar10, imagenet2012, folder, or any set of images with one label each that "
+    "tensorflow-datasets has",
+  )
   prepare.add_argument(
     "--data-dir", metavar="DIR", help="default: $TFDS_DATA_DIR, or ~/tensorflow_datasets"
+  )
+  prepare.add_argument(
+    "--prepared-dir",
+    metavar="DIR",
+    help="where the mean image and the index go, if not into resnet_jax/ in the data directory (of "
+    "a bucket: the user's cache); training needs the same as data.prepared_dir",
   )
   prepare.add_argument("--manual-dir", metavar="DIR", help="where archives downloaded by hand lie")
 
@@ -297,6 +310,7 @@ def _prepare(options: argparse.Namespace, rest: list[str]) -> int:
   prepare(
     options.dataset,
     options.data_dir,
+    own_root=options.prepared_dir,
     manual_dir=options.manual_dir,
     file_format=options.file_format,
     image_size=options.image_size,

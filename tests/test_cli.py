@@ -236,7 +236,7 @@ def test_another_run_s_workdir_is_refused_by_field(whole):
     ),
     (["train", "--config", "digits", "--workdir", "W", "--steps=3"], "--steps"),
     (["evaluate", "--workdir", "W"], "W"),
-    (["prepare", "mnist"], "mnist"),
+    (["prepare", "imagenet2021"], "imagenet2012"),
     (["report", "W", "--output", "R"], "W"),
     (["train", "--config", "digits", "--workdir", ""], "empty"),
     (["evaluate", "--workdir", __file__], "not the directory of a run"),

@@ -2,12 +2,13 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from resnet_jax.data.decode import decode_image
-from resnet_jax.data.example_source import ExampleSource, UndecodableError
+from resnet_jax.data.example_source import Example, ExampleSource, UndecodableError
 from resnet_jax.data.jpeg import read_frame
 from resnet_jax.errors import UserError
 
@@ -17,13 +18,14 @@ logger = logging.getLogger(__name__)
 _SAMPLE = 128
 
 Kind = Literal["encoded", "decoded"]
+# An image, encoded or as (H, W, 3) uint8 pixels, and its label.
+Cached = tuple[bytes | np.ndarray, int]
 
 
 class CachedSource:
-  """An `ExampleSource` that reads, or reads and decodes, each example once.
+  """As an `ExampleSource` that reads, or reads and decodes, each example once.
 
-  What is read first is kept; nothing is read ahead. `read` of decoded images gives (H, W, 3) uint8
-  pixels in place of bytes.
+  What was read once is kept; nothing is read ahead. Decoded images are pixels in place of bytes.
 
   Args:
     source: Where from.
@@ -33,7 +35,7 @@ class CachedSource:
   def __init__(self, source: ExampleSource, kind: Kind):
     self._source = source
     self._kind = kind
-    self._kept: dict[int, tuple[bytes | np.ndarray, int]] = {}
+    self._kept: dict[int, Cached] = {}
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -43,14 +45,24 @@ class CachedSource:
   def __len__(self) -> int:
     return len(self._source)
 
-  def read(self, i: int) -> tuple[bytes | np.ndarray, int]:
-    """Example i and its label; see `ExampleSource.read`."""
-    kept = self._kept.get(i)
-    if kept is None:
-      encoded, label = self._source.read(i)
+  def read_many(self, numbers: Sequence[int]) -> list[Cached | UndecodableError | OSError]:
+    """As `ExampleSource.read_many`, of what is not kept yet."""
+    new = [i for i in numbers if i not in self._kept]
+    found = dict(zip(new, map(self._keep, new, self._source.read_many(new)), strict=True))
+    return [found[i] if i in found else self._kept[i] for i in numbers]
+
+  def _keep(
+    self, i: int, example: Example | UndecodableError | OSError
+  ) -> Cached | UndecodableError | OSError:
+    if isinstance(example, Exception):
+      return example
+    encoded, label = example
+    try:
       image = encoded if self._kind == "encoded" else decode_image(encoded)
-      kept = self._kept[i] = image, label
-    return kept
+    except UndecodableError as error:
+      return error
+    self._kept[i] = image, label
+    return image, label
 
   def locate(self, i: int) -> str:
     """Where example i is stored, for messages."""

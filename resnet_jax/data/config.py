@@ -122,17 +122,24 @@ class DataConfig:
   """Which data set, which of its examples train, and what a training view does to them.
 
   Attributes:
-    dataset: digits, cifar10, cifar100, imagenet2012 or synthetic.
+    dataset: digits, cifar10, cifar100, imagenet2012, folder (images in folders, one a class) or
+      synthetic; or the name of any set of images with one label each in tensorflow-datasets.
     data_dir: Where tensorflow-datasets keeps its data and `resnet-jax prepare` its own; None stands
-      for the environment variable TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-    held_out: Training examples held out for validation, the last of the official order (of the
-      order in which tensorflow-datasets stores them, for sets that are decoded on the host): 5000
-      for the paper's 45k/5k split of CIFAR-10, 0 to train on all of them. Must be 0 where the data
-      set has a validation split of its own: digits, synthetic, imagenet2012.
+      for the environment variable TFDS_DATA_DIR, or else ~/tensorflow_datasets. TFRecord files may
+      also lie in a bucket (gs://bucket/data, s3://bucket/data). For `folder`, the folder that holds
+      train/<class>/ and, if there are, val/ and test/.
+    held_out: Training examples held out for validation, the last of the official order (for sets
+      that are decoded on the host, of the order in which tensorflow-datasets stores them; for
+      folders, of a fixed shuffled one): 5000 for the paper's 45k/5k split of CIFAR-10, 0 to train
+      on all of them. Must be 0 where the data set has a validation split of its own: digits,
+      synthetic, imagenet2012, a folder with val/.
     mean: What is subtracted: the mean image (pixel, as the paper does) or its mean colour.
     resident: Settings of data sets that lie whole on the device.
     streaming: Settings of data sets that are decoded on the host.
     synthetic: Settings of the synthetic data set.
+    prepared_dir: Where `resnet-jax prepare` keeps its own files, if not in DATA_DIR/resnet_jax: for
+      data that is read-only or in a bucket (for which None stands for a folder of the user's
+      cache).
   """
 
   dataset: str = "digits"
@@ -142,3 +149,4 @@ class DataConfig:
   resident: ResidentConfig = ResidentConfig()
   streaming: StreamingConfig = StreamingConfig()
   synthetic: SyntheticConfig = SyntheticConfig()
+  prepared_dir: str | None = None

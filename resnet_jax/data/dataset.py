@@ -42,6 +42,8 @@ class Split:
       `order.epoch_order`.
     examples_ahead: How many examples should be under way for reading and decoding to be kept busy;
       0 where `fetch` has nothing to wait for.
+    identity: A hash of the files that `fetch` reads, empty where there are none; see
+      `ExampleSource.identity`.
   """
 
   name: str
@@ -51,6 +53,7 @@ class Split:
   view: View
   block: int = 1
   examples_ahead: int = 0
+  identity: str = ""
 
   def batches_ahead(self, share: int) -> int:
     """How many batches of `share` examples to fetch beyond the one that is waited for."""
@@ -62,7 +65,7 @@ class Dataset:
   """A data set as training and evaluation see it.
 
   Attributes:
-    name: Its name in tensorflow-datasets, or digits or synthetic.
+    name: Its name in tensorflow-datasets, or digits, folder or synthetic.
     class_names: The name of each class, in the order of the labels.
     image_shape: (height, width, channels) of what the views return.
     splits: By name: train always; validation and test where they exist.
@@ -114,10 +117,12 @@ def positions(epochs: np.ndarray, examples: np.ndarray) -> Batch:
 def fingerprint(dataset: Dataset) -> dict[str, str]:
   """What a run that resumes must find again, for each split: its size, and a hash of its arrays.
 
-  The arrays are all pixels and labels of a resident set, and the mean image of a streaming one.
+  The arrays are all pixels and labels of a resident set, and the mean image of a streaming one, for
+  which a hash of its files (their names and sizes, or their names and labels) follows.
   """
   return {
     name: f"{split.size} examples, {_hash(split.constants)}"
+    + (f", files {split.identity}" if split.identity else "")
     for name, split in dataset.splits.items()
   }
 
@@ -126,7 +131,9 @@ def require_same_data(dataset: Dataset, saved: Mapping[str, str]) -> None:
   """Raises a UserError that names the split unless a data set has the fingerprint saved."""
   found = fingerprint(dataset)
   for name in {**found, **saved}:
-    if found.get(name) != saved.get(name):
+    # Earlier checkpoints hold no hash of the files.
+    short, _, _ = found.get(name, "").partition(", files ")
+    if saved.get(name) not in (found.get(name), short or None):
       raise UserError(
         f"the {name} split of {dataset.name} is not the one that this run has seen so far "
         f"({saved.get(name, 'none')}; here {found.get(name, 'none')}): give its data_dir, or start "

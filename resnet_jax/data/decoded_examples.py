@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from resnet_jax.data.cached_source import CachedSource
+from resnet_jax.data.cached_source import Cached, CachedSource
 from resnet_jax.data.dataset import Batch, positions
-from resnet_jax.data.example_source import Example, ExampleSource, UndecodableError
+from resnet_jax.data.example_source import ExampleSource, UndecodableError
 from resnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class DecodedExamples:
     batch["image"] = np.empty((len(examples), *self._shape), np.uint8)
     batch["label"] = np.zeros(len(examples), np.int32)
 
-    def fill(row: int, found: Example | UndecodableError | OSError) -> None:
+    def fill(row: int, found: Cached | UndecodableError | OSError) -> None:
       epoch, example = int(epochs[row]), int(examples[row])
       try:
         if isinstance(found, Exception):

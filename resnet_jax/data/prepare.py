@@ -2,10 +2,11 @@
 
 The tfds builder runs first. Then a set that fits in memory is packed into one file that training
 reads without tensorflow-datasets, and a set that is streamed gets the statistics of its training
-split and, for TFRecord files, the index that gives them random access. What is already there is
-kept, so an interrupted run is simply started again.
+split and, for TFRecord files, the index that gives them random access. Images in folders get the
+statistics alone. What is already there is kept, so an interrupted run is simply started again.
 """
 
+import dataclasses
 import functools
 import sys
 import time
@@ -16,10 +17,18 @@ import numpy as np
 import tqdm
 
 from resnet_jax.data import tfds_builder, tfrecord
+from resnet_jax.data.config import DataConfig
 from resnet_jax.data.decode import decode_image, decoding_threads
 from resnet_jax.data.example_source import UndecodableError
-from resnet_jax.data.prepared import prepared_dir, resolve_data_dir, write_npz
+from resnet_jax.data.prepared import (
+  chosen_data_dir,
+  is_address,
+  prepared_dir,
+  require_writable,
+  write_npz,
+)
 from resnet_jax.data.sources import DATASETS, IN_MEMORY, STREAMED
+from resnet_jax.data.split_sources import FOLDER, open_source
 from resnet_jax.data.statistics import (
   compute_statistics,
   load_statistics,
@@ -27,16 +36,38 @@ from resnet_jax.data.statistics import (
   statistics_path,
 )
 from resnet_jax.data.tfds_builder import FileFormat
-from resnet_jax.data.tfds_source import TfdsSource, index_path, shard_paths
+from resnet_jax.data.tfds_prepared import (
+  find_prepared,
+  open_prepared,
+  require_known,
+  supervised_features,
+)
+from resnet_jax.data.tfds_source import TfdsSource, index_path
 from resnet_jax.errors import UserError
 
+# Small images that are read at once while packing.
+_BLOCK = 1000
+
 _say = functools.partial(print, flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+  """What is to be prepared, and where it lies."""
+
+  dataset: str
+  data_dir: str | None
+  own_root: str | None
+
+  def config(self) -> DataConfig:
+    return DataConfig(self.dataset, self.data_dir, prepared_dir=self.own_root)
 
 
 def prepare(
   dataset: str,
   data_dir: str | None,
   *,
+  own_root: str | None = None,
   manual_dir: str | None = None,
   file_format: FileFormat = "tfrecord",
   image_size: int = 224,
@@ -47,7 +78,9 @@ def prepare(
 
   Args:
     dataset: Name of the data set.
-    data_dir: The data directory; see `prepared.resolve_data_dir`.
+    data_dir: The data directory; see `prepared.chosen_data_dir`. In a bucket the set must be
+      prepared by tensorflow-datasets already.
+    own_root: Where this package's own files go; see `prepared.prepared_dir`.
     manual_dir: Folder of the files that must be downloaded by hand (ImageNet's), if it is not
       DATA_DIR/downloads/manual.
     file_format: In which format tfds writes the records, if it has not done so already.
@@ -60,60 +93,72 @@ def prepare(
     UserError: The data set is unknown, a file must be downloaded by hand first, the network is out
       of reach, tensorflow-datasets is missing, or the sizes contradict each other.
   """
-  if dataset not in DATASETS:
-    raise UserError(f"unknown data set {dataset!r}: choose one of {', '.join(DATASETS)}")
-  if dataset not in (*IN_MEMORY, *STREAMED):
+  if dataset in ("digits", "synthetic"):
     _say(f"{dataset} needs no preparation.")
     return
+  if dataset not in (*IN_MEMORY, *STREAMED, FOLDER):
+    require_known(dataset, data_dir, DATASETS)
   if not 0 < image_size <= short_side:
     raise UserError(f"a crop of {image_size} does not fit into a short side of {short_side}")
-  _run_builder(dataset, data_dir, manual_dir, file_format)
+  work = _Work(dataset, data_dir, own_root)
+  if dataset != FOLDER:
+    _run_builder(work, manual_dir, file_format)
   if dataset in IN_MEMORY:
-    _pack(dataset, data_dir)
+    _pack(work)
   else:
-    _index(dataset, data_dir)
-    _summarise(dataset, data_dir, image_size, short_side, max_statistics_examples)
-  _say(f"{dataset} is ready in {resolve_data_dir(data_dir)}.")
+    if dataset != FOLDER:
+      _index(work)
+    _summarise(work, image_size, short_side, max_statistics_examples)
+  _say(f"{dataset} is ready in {chosen_data_dir(data_dir)}.")
 
 
-def _run_builder(
-  dataset: str, data_dir: str | None, manual_dir: str | None, file_format: FileFormat
-) -> None:
-  packed = prepared_dir(data_dir, dataset) / "images.npz"
+def _run_builder(work: _Work, manual_dir: str | None, file_format: FileFormat) -> None:
+  packed = prepared_dir(work.data_dir, work.dataset, work.own_root) / "images.npz"
   if packed.exists():
     return  # All that training reads; tensorflow-datasets may be gone by now.
-  builder = tfds_builder.find_prepared(dataset, data_dir)
-  if builder is None:
-    _say(f"Preparing {dataset} with tensorflow-datasets ...")
-    tfds_builder.build(dataset, data_dir, manual_dir, file_format)
+  found = find_prepared(work.dataset, work.data_dir)
+  if found is None and is_address(work.data_dir):
+    open_prepared(work.dataset, work.data_dir)  # Says what to do.
+  if found is None:
+    _say(f"Preparing {work.dataset} with tensorflow-datasets ...")
+    tfds_builder.build(work.dataset, work.data_dir, manual_dir, file_format, supervised_features)
     return
-  stored = builder.info.file_format.value
+  stored = found.info.file_format.value
   note = f", not as {file_format}; delete it to change that" if stored != file_format else ""
-  _say(f"Keeping {builder.data_path}, which tensorflow-datasets prepared as {stored}{note}.")
+  where = found.folder.locate("").rstrip("/")
+  _say(f"Keeping {where}, which tensorflow-datasets prepared as {stored}{note}.")
 
 
-def _pack(dataset: str, data_dir: str | None) -> None:
+def _pack(work: _Work) -> None:
   """Writes images.npz: the images of a small data set, in the official order."""
-  path = prepared_dir(data_dir, dataset) / "images.npz"
+  path = prepared_dir(work.data_dir, work.dataset, work.own_root) / "images.npz"
   if path.exists():
     _say(f"Keeping {path}.")
     return
+  require_writable(path.parent)
   arrays: dict[str, np.ndarray] = {}
   for split in ("train", "test"):
-    source = TfdsSource(dataset, split, data_dir)
-    images, labels, ids = [], [], []
-    with _Progress(f"Packing {dataset} {split}", len(source)) as progress:
-      for i in range(len(source)):
-        try:
-          encoded, label = source.read(i)
-          images.append(decode_image(encoded))
-        except UndecodableError as error:
-          raise UserError(
-            f"{source.locate(i)} is damaged ({error}): delete its folder and prepare again"
-          ) from None
-        labels.append(label)
-        ids.append(source.features(i)["id"].bytes_list.value[0])
-        progress(1)
+    source = TfdsSource(work.dataset, split, work.data_dir, work.own_root)
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    ids: list[bytes] = []
+    with _Progress(f"Packing {work.dataset} {split}", len(source)) as progress:
+      for start in range(0, len(source), _BLOCK):
+        block = range(start, min(start + _BLOCK, len(source)))
+        for i, example in zip(block, source.read_many(block), strict=True):
+          if isinstance(example, OSError):
+            raise example
+          try:
+            if isinstance(example, UndecodableError):
+              raise example
+            images.append(decode_image(example[0]))
+          except UndecodableError as error:
+            raise UserError(
+              f"{source.locate(i)} is damaged ({error}): delete its folder and prepare again"
+            ) from None
+          labels.append(example[1])
+        ids.extend(source.values("id", block))
+        progress(len(block))
     # The builder shuffles; the ids (train_00000, …) number the examples as their authors did.
     order = np.argsort(np.array(ids), kind="stable")
     arrays[f"{split}_images"] = np.stack(images)[order]
@@ -122,28 +167,28 @@ def _pack(dataset: str, data_dir: str | None) -> None:
   _say(f"Wrote {path}.")
 
 
-def _index(dataset: str, data_dir: str | None) -> None:
+def _index(work: _Work) -> None:
   """Writes index-<split>.npz for each split that is stored as TFRecord and streamed."""
-  info = tfds_builder.open_prepared(dataset, data_dir).info
-  if info.file_format.value != "tfrecord":
+  opened = open_prepared(work.dataset, work.data_dir, work.own_root)
+  if opened.info.file_format.value != "tfrecord":
     return
-  for split in sorted({"train", "validation"} & set(info.splits)):
-    path = index_path(dataset, split, data_dir)
-    files = shard_paths(info, split)
-    if tfrecord.load_index(path, files) is not None:
+  for split in sorted({"train", "validation", "test"} & set(opened.info.splits)):
+    path = index_path(work.dataset, split, work.data_dir, work.own_root)
+    names = opened.shard_names(split)
+    if tfrecord.load_index(path, opened.folder, names) is not None:
       _say(f"Keeping {path}.")
       continue
-    _say(f"Indexing the {len(files)} files of {split} ...")
-    tfrecord.save_index(path, tfrecord.build_index(files))
+    require_writable(path.parent)
+    with _Progress(f"Indexing {work.dataset} {split}", len(names), unit="files") as progress:
+      index = tfrecord.build_index(opened.folder, names, progress)
+    tfrecord.save_index(path, index)
     _say(f"Wrote {path}.")
 
 
-def _summarise(
-  dataset: str, data_dir: str | None, image_size: int, short_side: int, max_examples: int | None
-) -> None:
+def _summarise(work: _Work, image_size: int, short_side: int, max_examples: int | None) -> None:
   """Writes statistics.npz, the mean image and colour components of the training split."""
-  path = statistics_path(data_dir, dataset)
-  source = TfdsSource(dataset, "train", data_dir)
+  source = open_source(work.config(), "train")
+  path = statistics_path(work.data_dir, work.dataset, work.own_root)
   count = min(len(source), max_examples or len(source))
   if path.exists():
     kept = load_statistics(path)
@@ -152,7 +197,8 @@ def _summarise(
       _say(f"Keeping {path}.")
       return
     _say(f"Replacing {path}, which was made with other settings.")
-  with _Progress(f"Averaging {dataset} train", count) as progress:
+  require_writable(path.parent)
+  with _Progress(f"Averaging {work.dataset} train", count) as progress:
     statistics = compute_statistics(
       source,
       image_size=image_size,
@@ -169,15 +215,15 @@ def _summarise(
 class _Progress:
   """A bar on a terminal; elsewhere a line at most every half minute."""
 
-  def __init__(self, title: str, total: int, seconds: float = 30):
-    self._title, self._total, self._seconds = title, total, seconds
+  def __init__(self, title: str, total: int, seconds: float = 30, unit: str = "images"):
+    self._title, self._total, self._seconds, self._unit = title, total, seconds, unit
     self._done, self._next_line = 0, 0.0
     terminal = sys.stderr.isatty()
-    self._bar = tqdm.tqdm(total=total, desc=title, disable=not terminal)
+    self._bar = tqdm.tqdm(total=total, desc=title, unit=f" {unit}", disable=not terminal)
     self._lines = not terminal
 
   def __enter__(self) -> Callable[[int], None]:
-    _say(f"{self._title}: {self._total} images ...")
+    _say(f"{self._title}: {self._total} {self._unit} ...")
     self._next_line = time.monotonic() + self._seconds
     return self._update
 

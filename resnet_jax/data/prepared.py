@@ -1,12 +1,16 @@
-"""Where prepared data lies: the data directory, and in it the files that `prepare` writes itself.
+"""Where prepared data lies: the data directory, and the files that `prepare` writes itself.
 
-`DATA_DIR/<dataset>/…` belongs to tensorflow-datasets; `DATA_DIR/resnet_jax/<dataset>/` is ours:
-`statistics.npz` and `index-<split>.npz` for sets that are streamed, `images.npz` for sets that fit
-in memory. Each file appears whole or not at all.
+`DATA_DIR/<dataset>/…` belongs to tensorflow-datasets. Ours are `statistics.npz` and, for TFRecord
+files, `index-<split>.npz` for sets that are streamed, and `images.npz` for sets that fit in memory.
+They lie in `DATA_DIR/resnet_jax/<dataset>/`; in `PREPARED_DIR/<dataset>/` where the config names a
+`prepared_dir`; and for data in a bucket otherwise in a folder of the user's cache. Each file
+appears whole or not at all.
 """
 
+import hashlib
 import os
 import pathlib
+import re
 import shlex
 
 import numpy as np
@@ -14,30 +18,82 @@ import numpy as np
 from resnet_jax.errors import UserError
 
 
-def resolve_data_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """The folder in which tensorflow-datasets keeps its data.
+def chosen_data_dir(data_dir: str | os.PathLike[str] | None) -> str:
+  """The data directory as it was named: a local folder, or an address such as `gs://bucket/data`.
 
   Args:
-    data_dir: A local folder; None stands for the environment variable TFDS_DATA_DIR, or else
+    data_dir: None stands for the environment variable TFDS_DATA_DIR, or else
       ~/tensorflow_datasets, as tensorflow-datasets itself has it.
+  """
+  return os.fspath(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+
+
+def is_address(data_dir: str | os.PathLike[str] | None) -> bool:
+  """Whether a data directory is the address of a remote store rather than a local folder."""
+  return "://" in chosen_data_dir(data_dir)
+
+
+def resolve_data_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+  """The local data directory.
+
+  Args:
+    data_dir: See `chosen_data_dir`.
 
   Raises:
-    UserError: For the address of a bucket, which this package does not read directly.
+    UserError: For the address of a remote store.
   """
-  chosen = os.fspath(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-  if "://" in chosen:
-    raise UserError(f"The data directory {chosen} is not a local folder: mount or copy it first.")
+  chosen = chosen_data_dir(data_dir)
+  if is_address(chosen):
+    raise UserError(f"the data directory {chosen} is not a local folder: mount or copy it first")
   return pathlib.Path(chosen).expanduser()
 
 
-def prepared_dir(data_dir: str | os.PathLike[str] | None, dataset: str) -> pathlib.Path:
-  """The folder of the files that `resnet-jax prepare` writes for one data set."""
+def prepared_dir(
+  data_dir: str | os.PathLike[str] | None,
+  dataset: str,
+  own_root: str | os.PathLike[str] | None = None,
+) -> pathlib.Path:
+  """The folder of the files that `resnet-jax prepare` writes for one data set.
+
+  Args:
+    data_dir: See `chosen_data_dir`.
+    dataset: Name of the data set.
+    own_root: The config's `prepared_dir`: a local folder instead of DATA_DIR/resnet_jax (or, for
+      data in a bucket, instead of the cache: $XDG_CACHE_HOME or ~/.cache).
+
+  Raises:
+    UserError: If `own_root` is the address of a remote store.
+  """
+  if own_root is not None:
+    if is_address(own_root):
+      raise UserError(f"prepared_dir={os.fspath(own_root)} must be a local folder")
+    return pathlib.Path(own_root).expanduser() / dataset
+  if is_address(data_dir):
+    return _cache_of(chosen_data_dir(data_dir)) / dataset
   return resolve_data_dir(data_dir) / "resnet_jax" / dataset
 
 
-def prepare_command(data_dir: str | os.PathLike[str] | None, dataset: str) -> str:
-  """The command that prepares a data set, for messages."""
-  return f"resnet-jax prepare {dataset} --data-dir {shlex.quote(str(resolve_data_dir(data_dir)))}"
+def _cache_of(address: str) -> pathlib.Path:
+  address = address.rstrip("/")
+  cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+  # Readable, and by the hash one folder an address: "a/b" and "a-b" would be one otherwise.
+  readable = re.sub(r"[^A-Za-z0-9.]+", "-", address).strip("-")[:80]
+  digest = hashlib.blake2b(address.encode(), digest_size=4).hexdigest()
+  return cache / "resnet_jax" / "prepared" / f"{readable}-{digest}"
+
+
+def prepare_command(
+  data_dir: str | os.PathLike[str] | None,
+  dataset: str,
+  own_root: str | os.PathLike[str] | None = None,
+) -> str:
+  """The command that prepares a data set, for messages; arguments as `prepared_dir`'s."""
+  chosen = chosen_data_dir(data_dir)
+  root = chosen if is_address(chosen) else str(resolve_data_dir(chosen))
+  command = f"resnet-jax prepare {dataset} --data-dir {shlex.quote(root)}"
+  if own_root is not None:
+    command += f" --prepared-dir {shlex.quote(os.fspath(own_root))}"
+  return command
 
 
 def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
@@ -57,3 +113,22 @@ def write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: pathlib.Path) -> None:
+  """Makes a folder for prepared files, before long work whose result would not fit anywhere.
+
+  Raises:
+    UserError: If it cannot be made or written to.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK | os.X_OK):
+      return
+    reason = "permission denied"
+  except OSError as error:
+    reason = error.strerror or str(error)
+  raise UserError(
+    f"{folder} cannot be written ({reason}): name another folder with --prepared-dir, and set "
+    "data.prepared_dir to it in training"
+  )

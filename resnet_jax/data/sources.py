@@ -9,13 +9,17 @@ import numpy as np
 
 from resnet_jax.data.config import DataConfig
 from resnet_jax.data.dataset import Dataset, kept_for_training
+from resnet_jax.data.folder_source import folder_root
 from resnet_jax.data.prepared import prepare_command, prepared_dir
 from resnet_jax.data.resident import Arrays, resident_dataset
+from resnet_jax.data.split_sources import FOLDER
+from resnet_jax.data.tfds_prepared import require_known
 from resnet_jax.errors import UserError
 
 IN_MEMORY = ("cifar10", "cifar100")
 STREAMED = ("imagenet2012",)
-DATASETS = ("digits", *IN_MEMORY, *STREAMED, "synthetic")
+# Beside these, any set of images with one label each that tensorflow-datasets has prepared.
+DATASETS = ("digits", *IN_MEMORY, *STREAMED, FOLDER, "synthetic")
 
 
 def open_dataset(config: DataConfig, seed: int) -> Dataset:
@@ -34,13 +38,16 @@ def open_dataset(config: DataConfig, seed: int) -> Dataset:
     names = [f"class {label}" for label in range(config.synthetic.num_classes)]
     return _resident(config, synthetic(config, seed), names)
   if config.dataset in IN_MEMORY:
-    return _resident(config, *load_images(config.data_dir, config.dataset))
-  if config.dataset in STREAMED:
-    # Its decoders are loaded where they are needed: OpenCV changes the process's search paths.
-    from resnet_jax.data.streaming import streaming_dataset
+    images = load_images(config.data_dir, config.dataset, config.prepared_dir)
+    return _resident(config, *images)
+  if config.dataset == FOLDER:
+    folder_root(config.data_dir)  # What is not there is not to be prepared first.
+  elif config.dataset not in STREAMED:
+    require_known(config.dataset, config.data_dir, DATASETS)
+  # Its decoders are loaded where they are needed: OpenCV changes the process's search paths.
+  from resnet_jax.data.streaming import streaming_dataset
 
-    return streaming_dataset(config, seed)
-  raise UserError(f"unknown data set {config.dataset!r}: choose one of {', '.join(DATASETS)}")
+  return streaming_dataset(config, seed)
 
 
 def digits() -> dict[str, Arrays]:
@@ -79,8 +86,15 @@ def synthetic(config: DataConfig, seed: int) -> dict[str, Arrays]:
   }
 
 
-def load_images(data_dir: str | None, dataset: str) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+def load_images(
+  data_dir: str | None, dataset: str, own_root: str | None = None
+) -> tuple[dict[str, Arrays], tuple[str, ...]]:
   """Reads what `resnet-jax prepare` wrote of a set that fits in memory; needs no TensorFlow.
+
+  Args:
+    data_dir: The data directory; see `prepared.chosen_data_dir`.
+    dataset: Name of the data set.
+    own_root: Where `prepare` keeps its own files; see `prepared.prepared_dir`.
 
   Returns:
     Images (N, H, W, 3) uint8 and labels (N,) int32 of train and test, in the official order, and
@@ -89,7 +103,7 @@ def load_images(data_dir: str | None, dataset: str) -> tuple[dict[str, Arrays], 
   Raises:
     UserError: It has not been prepared, or the file is damaged.
   """
-  path = prepared_dir(data_dir, dataset) / "images.npz"
+  path = prepared_dir(data_dir, dataset, own_root) / "images.npz"
   try:
     with np.load(path, allow_pickle=False) as file:
       arrays = {
@@ -99,7 +113,7 @@ def load_images(data_dir: str | None, dataset: str) -> tuple[dict[str, Arrays], 
   except FileNotFoundError:
     raise UserError(
       f"{dataset} is not prepared: {path} does not exist; run "
-      f"`{prepare_command(data_dir, dataset)}`"
+      f"`{prepare_command(data_dir, dataset, own_root)}`"
     ) from None
   except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(f"{path} is damaged ({error}): delete it and prepare {dataset} again") from None

@@ -106,10 +106,14 @@ def compute_statistics(
 
   def sum_block(start: int) -> _Sums:
     sums = _Sums.zero(image_size)
-    for k in range(start, min(start + _BLOCK, count)):
+    block = range(start, min(start + _BLOCK, count))
+    for example in source.read_many([k * len(source) // count for k in block]):
+      if isinstance(example, OSError):
+        raise example
       try:
-        encoded, _ = source.read(k * len(source) // count)
-        sums.add_image(decode_window(encoded, view, (image_size, image_size)))
+        if isinstance(example, UndecodableError):
+          raise example
+        sums.add_image(decode_window(example[0], view, (image_size, image_size)))
       except UndecodableError:
         sums.undecodable += 1
     return sums
@@ -150,9 +154,11 @@ def _from_sums(sums: _Sums, short_side: int) -> Statistics:
   )
 
 
-def statistics_path(data_dir: str | None, dataset: str) -> pathlib.Path:
-  """Where `prepare` keeps the statistics of a data set."""
-  return prepared.prepared_dir(data_dir, dataset) / "statistics.npz"
+def statistics_path(
+  data_dir: str | None, dataset: str, own_root: str | None = None
+) -> pathlib.Path:
+  """Where `prepare` keeps the statistics of a data set; see `prepared.prepared_dir`."""
+  return prepared.prepared_dir(data_dir, dataset, own_root) / "statistics.npz"
 
 
 def save_statistics(path: pathlib.Path, statistics: Statistics) -> None:

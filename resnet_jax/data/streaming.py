@@ -16,22 +16,21 @@ import numpy as np
 from resnet_jax.data import augment, windows
 from resnet_jax.data.cached_source import CachedSource, cached
 from resnet_jax.data.config import DataConfig, StreamingConfig
-from resnet_jax.data.dataset import Dataset, Split, kept_for_training
+from resnet_jax.data.dataset import Dataset, Split
 from resnet_jax.data.decode import decode_window, decoding_threads
 from resnet_jax.data.decoded_examples import DecodedExamples, DecodingPool, Show
 from resnet_jax.data.evaluation_views import plain_view, show_center_crop
 from resnet_jax.data.example_source import ExampleSource
 from resnet_jax.data.prepared import prepare_command
+from resnet_jax.data.split_sources import split_sources
 from resnet_jax.data.statistics import load_statistics, statistics_path
-from resnet_jax.data.tfds_source import TfdsSource, prepared_splits
 from resnet_jax.errors import UserError
 
 
 def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
-  """Opens a prepared tfds data set of images of any size.
+  """Opens a data set of images of any size: folders, or what tensorflow-datasets has prepared.
 
-  Its splits are train and validation: the data set's own validation split (imagenet2012 has one,
-  and no test split with labels), or else the last `config.held_out` training examples.
+  Its splits are those of `split_sources.split_sources`.
 
   Args:
     config: The data section of a config.
@@ -42,17 +41,7 @@ def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
   """
   _check(config.streaming)
   constants = _constants(config)
-  names = prepared_splits(config.dataset, config.data_dir)
-  train = TfdsSource(config.dataset, "train", config.data_dir)
-  has_validation = "validation" in names
-  kept = kept_for_training(config, len(train), has_validation)
-  parts: dict[str, tuple[ExampleSource, range]] = {"train": (train, range(kept))}
-  if has_validation:
-    source = TfdsSource(config.dataset, "validation", config.data_dir)
-    parts["validation"] = (source, range(len(source)))
-  elif config.held_out:
-    parts["validation"] = (train, range(kept, len(train)))
-  return build_dataset(config, seed, parts, constants)
+  return build_dataset(config, seed, split_sources(config), constants)
 
 
 def build_dataset(
@@ -99,6 +88,7 @@ def build_dataset(
       view=train_view if name == "train" else plain_view,
       block=settings.shuffle_block,
       examples_ahead=pool.size,
+      identity=parts[name][0].identity,
     )
     for name, (source, examples) in sources.items()
   }
@@ -210,8 +200,8 @@ def _cached(
 
 def _constants(config: DataConfig) -> dict[str, np.ndarray]:
   """The constants of the views, float32, from what `prepare` computed."""
-  command = prepare_command(config.data_dir, config.dataset)
-  path = statistics_path(config.data_dir, config.dataset)
+  command = prepare_command(config.data_dir, config.dataset, config.prepared_dir)
+  path = statistics_path(config.data_dir, config.dataset, config.prepared_dir)
   if not path.exists():
     raise UserError(f"{config.dataset} is not prepared ({path} is missing): run `{command}`")
   statistics = load_statistics(path)

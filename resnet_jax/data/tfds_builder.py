@@ -1,7 +1,7 @@
-"""Running tensorflow-datasets: finding what it has prepared, and preparing it.
+"""Running the builders of tensorflow-datasets.
 
 The only file that imports tensorflow-datasets or TensorFlow, and only inside functions. Finding and
-reading prepared data needs no TensorFlow; preparing does.
+reading prepared data (`tfds_prepared.py`) needs no TensorFlow; preparing does.
 """
 
 import contextlib
@@ -10,11 +10,12 @@ import sys
 import tarfile
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from resnet_jax.data.prepared import prepare_command, resolve_data_dir
+from resnet_jax.data.prepared import resolve_data_dir
 from resnet_jax.errors import UserError
 
 FileFormat = Literal["tfrecord", "array_record"]
@@ -38,57 +39,37 @@ def import_tfds() -> Any:
   return tfds
 
 
-def find_prepared(name: str, data_dir: str | None) -> Any | None:
-  """The tfds builder of a data set that lies prepared in the data directory, in any version.
-
-  Returns:
-    None if it is not there.
-  """
-  tfds = import_tfds()
-  try:
-    # The wildcard finds what earlier versions of tensorflow-datasets prepared, too.
-    builder = tfds.builder(f"{name}:*.*.*", data_dir=resolve_data_dir(data_dir))
-  except tfds.core.DatasetNotFoundError:
-    return None
-  # tfds logs a warning about a folder that is not there.
-  return builder if builder.data_path.exists() and builder.is_prepared() else None
-
-
-def open_prepared(name: str, data_dir: str | None) -> Any:
-  """As `find_prepared`.
-
-  Raises:
-    UserError: If it is not there.
-  """
-  builder = find_prepared(name, data_dir)
-  if builder is None:
-    raise UserError(
-      f"{name} is not prepared in {resolve_data_dir(data_dir)}: "
-      f"run `{prepare_command(data_dir, name)}`"
-    )
-  return builder
-
-
-def build(name: str, data_dir: str | None, manual_dir: str | None, file_format: FileFormat) -> None:
+def build(
+  name: str,
+  data_dir: str | None,
+  manual_dir: str | None,
+  file_format: FileFormat,
+  check: Callable[[str, Any], object] = lambda name, info: None,
+) -> None:
   """Downloads and prepares a data set with its own tfds builder.
 
   Args:
     name: Name in tensorflow-datasets.
-    data_dir: The data directory; see `resolve_data_dir`.
+    data_dir: The data directory, a local one; see `resolve_data_dir`.
     manual_dir: Where the files lie that must be downloaded by hand; None for
       DATA_DIR/downloads/manual, where tensorflow-datasets looks by itself.
     file_format: In which format to write the records.
+    check: Called with the name and the builder's `DatasetInfo` before anything is downloaded; what
+      it raises ends the work.
 
   Raises:
-    UserError: TensorFlow or a file is missing, or the network, the disk or an archive fails.
+    UserError: The name is not one of a builder's, TensorFlow or a file is missing, or the network,
+      the disk or an archive fails.
   """
   root = resolve_data_dir(data_dir)
   manual = pathlib.Path(manual_dir).expanduser() if manual_dir else root / "downloads" / "manual"
   _require_manual_files(name, manual)
   tfds = import_tfds()
   tensorflow = _import_tensorflow()
-  builder = tfds.builder(name, data_dir=root, file_format=file_format)
+  builder = _make_builder(tfds, name, root, file_format)
+  check(name, builder.info)
   if name not in MANUAL_FILES:
+    _require_what_is_put_by_hand(name, builder, manual)
     _require_network(builder.url_infos, root / "downloads", manual)
   with _progress(tfds, pathlib.Path(builder.data_path).parent):
     try:
@@ -97,6 +78,7 @@ def build(name: str, data_dir: str | None, manual_dir: str | None, file_format: 
         download_config=tfds.download.DownloadConfig(manual_dir=manual),
       )
     except (
+      ImportError,  # Some builders need packages of their own.
       OSError,  # The network, the disk, permissions; TensorFlow has its own kind.
       tensorflow.errors.OpError,
       tarfile.TarError,
@@ -104,11 +86,25 @@ def build(name: str, data_dir: str | None, manual_dir: str | None, file_format: 
       tfds.download.download_manager.NonMatchingChecksumError,
     ) as error:
       reason, *_ = str(error).splitlines() or [type(error).__name__]
-      archives = MANUAL_FILES.get(name, builder.url_infos)
-      by_hand = f"download {' and '.join(archives)} into {manual} again"
+      archives = MANUAL_FILES.get(name, tuple(builder.url_infos))
+      shown = " and ".join(archives[:2]) + (" and so on" if len(archives) > 2 else "")
+      by_hand = f"download {shown or 'its files'} into {manual} again"
       raise UserError(
         f"tensorflow-datasets could not prepare {name} ({reason}): mend that, or {by_hand}"
       ) from None
+
+
+def _make_builder(tfds: Any, name: str, root: pathlib.Path, file_format: FileFormat) -> Any:
+  try:
+    return tfds.builder(name, data_dir=root, file_format=file_format)
+  except (
+    ImportError,
+    ValueError,  # No such configuration.
+    AssertionError,  # No such version.
+    tfds.core.DatasetNotFoundError,
+  ) as error:
+    reason, *_ = str(error).splitlines() or [type(error).__name__]
+    raise UserError(f"tensorflow-datasets has no builder of {name} here: {reason}") from None
 
 
 def _require_manual_files(name: str, manual: pathlib.Path) -> None:
@@ -121,14 +117,27 @@ def _require_manual_files(name: str, manual: pathlib.Path) -> None:
     )
 
 
+def _require_what_is_put_by_hand(name: str, builder: Any, manual: pathlib.Path) -> None:
+  """The same for builders that say in words what they need."""
+  instructions = getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
+  if instructions and not (manual.is_dir() and any(manual.iterdir())):
+    raise UserError(
+      f"{name} must be downloaded by hand into {manual} (or name its folder with --manual-dir): "
+      f"{' '.join(instructions.split())}"
+    )
+
+
 def _require_network(urls: dict[str, Any], downloads: pathlib.Path, manual: pathlib.Path) -> None:
   """Fails at once where tensorflow-datasets would try for some minutes first."""
   # It writes an .INFO beside each download that it keeps: with one there, it may need no network.
   if any(downloads.rglob("*.INFO")):
     return
+  asked: set[str] = set()
   for url, info in urls.items():
-    if (manual / (info.filename or "")).is_file():
+    host = urllib.parse.urlsplit(url).netloc
+    if host in asked or (manual / (info.filename or "")).is_file():
       continue
+    asked.add(host)  # Once each: some sets come in hundreds of files.
     try:
       urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=20).close()
     except urllib.error.HTTPError:

@@ -1,11 +1,12 @@
 """Random access to the encoded examples of a data set that tensorflow-datasets has prepared.
 
 Both of its formats are read without TensorFlow: ArrayRecord, which has random access, and TFRecord,
-which gets it from an index (`tfrecord.py`).
+which gets it from an index (`tfrecord.py`), from a bucket too.
 """
 
 import bisect
 import functools
+import hashlib
 import itertools
 import logging
 import os
@@ -14,9 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from resnet_jax.data import tfrecord
-from resnet_jax.data.example_source import UndecodableError
+from resnet_jax.data.data_folder import LocalFolder
+from resnet_jax.data.example_source import Example, ExampleSource, UndecodableError
 from resnet_jax.data.prepared import prepare_command, prepared_dir
-from resnet_jax.data.tfds_builder import INSTALL, import_tfds, open_prepared
+from resnet_jax.data.tfds_builder import INSTALL
+from resnet_jax.data.tfds_prepared import PreparedSet, open_prepared, supervised_features
 from resnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,58 +41,107 @@ def prepared_splits(name: str, data_dir: str | None) -> tuple[str, ...]:
   return tuple(open_prepared(name, data_dir).info.splits)
 
 
-class TfdsSource:
+class TfdsSource(ExampleSource):
   """One split of a prepared image-classification data set, by number; any thread may read.
 
   Example i is the i-th in the order of the prepared files, which the builder shuffled once.
 
   Args:
-    name: Name in tensorflow-datasets.
+    name: Name in tensorflow-datasets; see `tfds_prepared.find_folder`.
     split: Name of the split.
-    data_dir: The data directory; see `prepared.resolve_data_dir`.
-
-  Attributes:
-    class_names: The name of each class, in the order of the labels (wnids for imagenet2012).
+    data_dir: The data directory, local or in a bucket; see `prepared.chosen_data_dir`.
+    own_root: Where `prepare` keeps its own files; see `prepared.prepared_dir`.
+    opened: The data set, if it has been opened already.
 
   Raises:
     UserError: tensorflow-datasets is missing, or the data set is not prepared, has no such split,
       is not one of images and labels, or is stored in another format.
   """
 
-  def __init__(self, name: str, split: str, data_dir: str | None = None):
-    info = open_prepared(name, data_dir).info
+  def __init__(
+    self,
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    own_root: str | None = None,
+    opened: PreparedSet | None = None,
+  ):
+    opened = opened or open_prepared(name, data_dir, own_root)
+    info = opened.info
     if split not in info.splits:
       raise UserError(f"{name} has no split {split!r}: it has {', '.join(info.splits)}")
-    self._image, self._label = _supervised_features(name, info)
-    self.class_names: tuple[str, ...] = tuple(info.features[self._label].names)
-    self._records = _open_records(name, info, split, data_dir)
+    self._image, self._label = supervised_features(name, info)
+    self._class_names: tuple[str, ...] = tuple(info.features[self._label].names)
+    sizes = _sizes(opened, split)
+    self._records = _open_records(opened, split, data_dir, own_root)
+    described = (opened.shard_names(split), info.splits[split].shard_lengths, sizes)
+    self._identity = hashlib.blake2b(repr(described).encode(), digest_size=8).hexdigest()
     self._parse = _example_parser()
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """The name of each class, in the order of the labels (wnids for imagenet2012)."""
+    return self._class_names
+
+  @property
+  def identity(self) -> str:
+    """A hash of the names and sizes of the files, and of how many examples each holds."""
+    return self._identity
 
   def __len__(self) -> int:
     return len(self._records)
 
-  def read(self, i: int) -> tuple[bytes, int]:
+  def read(self, i: int) -> Example:
     """The image of example i, still encoded, and its label; see `ExampleSource.read`."""
-    features = self.features(i)
-    image, label = features[self._image].bytes_list.value, features[self._label].int64_list.value
-    if len(image) != 1 or len(label) != 1:
-      raise UndecodableError("the record holds no image and label")
-    return image[0], label[0]
+    return self._example(self._records.read(i))
+
+  def read_many(self, numbers: Sequence[int]) -> list[Example | UndecodableError | OSError]:
+    """See `ExampleSource.read_many`.
+
+    TFRecords that follow one another are read in one piece, and in a bucket all pieces at once.
+    """
+    examples: list[Example | UndecodableError | OSError] = []
+    for record in self._records.read_many(numbers):
+      try:
+        examples.append(record if isinstance(record, OSError) else self._example(record))
+      except UndecodableError as error:
+        examples.append(error)
+    return examples
 
   def features(self, i: int) -> Mapping[str, Any]:
     """All features of example i, as `tf.train.Feature` messages by name."""
     return self._parse(self._records.read(i))
+
+  def values(self, feature: str, numbers: Sequence[int]) -> list[bytes]:
+    """One feature of bytes of many examples; raises as `read` does."""
+    values = []
+    for record in self._records.read_many(numbers):
+      if isinstance(record, OSError):
+        raise record
+      values.append(self._parse(record)[feature].bytes_list.value[0])
+    return values
 
   def locate(self, i: int) -> str:
     """The file and record in which example i is stored."""
     path, record = self._records.locate(i)
     return f"record {record} of {path}"
 
+  def _example(self, record: bytes) -> Example:
+    features = self._parse(record)
+    image, label = features[self._image].bytes_list.value, features[self._label].int64_list.value
+    if len(image) != 1 or len(label) != 1:
+      raise UndecodableError("the record holds no image and label")
+    if not 0 <= label[0] < len(self._class_names):
+      # tensorflow-datasets writes -1 where the authors keep the labels to themselves.
+      raise UndecodableError(f"the record's label is {label[0]}")
+    return image[0], label[0]
+
 
 class _Records(Protocol):
   def __len__(self) -> int: ...
   def read(self, i: int) -> bytes: ...
-  def locate(self, i: int) -> tuple[pathlib.Path, int]: ...
+  def read_many(self, numbers: Sequence[int]) -> list[bytes | OSError]: ...
+  def locate(self, i: int) -> tuple[str, int]: ...
 
 
 class _ArrayRecords:
@@ -118,64 +170,72 @@ class _ArrayRecords:
     shard, record = self._position(i)
     return self._file(shard).read([record])[0]
 
-  def locate(self, i: int) -> tuple[pathlib.Path, int]:
+  def read_many(self, numbers: Sequence[int]) -> list[bytes | OSError]:
+    records: list[bytes | OSError] = []
+    for i in numbers:
+      try:
+        records.append(self.read(i))
+      except OSError as error:
+        records.append(error)
+    return records
+
+  def locate(self, i: int) -> tuple[str, int]:
     shard, record = self._position(i)
-    return self._paths[shard], record
+    return str(self._paths[shard]), record
 
   def _position(self, i: int) -> tuple[int, int]:
     shard = bisect.bisect_right(self._starts, i) - 1
     return shard, i - self._starts[shard]
 
 
-def _supervised_features(name: str, info: Any) -> tuple[str, str]:
-  """Names of the image and the label among the features of a data set."""
-  tfds = import_tfds()
-  keys, features = info.supervised_keys, info.features
-  if (
-    keys is None
-    or len(keys) != 2
-    or not isinstance(features[keys[0]], tfds.features.Image)
-    or not isinstance(features[keys[1]], tfds.features.ClassLabel)
-  ):
-    raise UserError(f"{name} is not a data set of images with one label each: choose another")
-  return keys
+def _sizes(opened: PreparedSet, split: str) -> list[int]:
+  """Bytes of each file of a split."""
+  try:
+    return opened.folder.sizes(opened.shard_names(split))
+  except FileNotFoundError as error:
+    raise UserError(
+      f"{error.filename} is missing: copy it again, or delete its folder and prepare again"
+    ) from None
 
 
-def _open_records(name: str, info: Any, split: str, data_dir: str | None) -> _Records:
-  paths = shard_paths(info, split)
-  for path in paths:
-    if not path.exists():
-      raise UserError(f"{path} is missing: copy it again, or delete its folder and prepare again")
-  counts = info.splits[split].shard_lengths
-  file_format = info.file_format.value
+def _open_records(
+  opened: PreparedSet, split: str, data_dir: str | None, own_root: str | None
+) -> _Records:
+  name, folder, names = opened.name, opened.folder, opened.shard_names(split)
+  counts = opened.info.splits[split].shard_lengths
+  file_format = opened.info.file_format.value
+  where = os.path.dirname(folder.locate(names[0]))
+  command = prepare_command(data_dir, name, own_root)
   if file_format == "array_record":
-    return _ArrayRecords(paths, counts)
+    if not isinstance(folder, LocalFolder):
+      raise UserError(
+        f"{where} holds ArrayRecord files, which are read from local folders alone: mount the "
+        "bucket (gcsfuse), or prepare the set as TFRecord"
+      )
+    return _ArrayRecords([folder.path / file for file in names], counts)
   if file_format != "tfrecord":
     raise UserError(
-      f"{name} is prepared as {file_format}, which is not read here: delete {paths[0].parent} and "
-      f"run `{prepare_command(data_dir, name)}`"
+      f"{name} is prepared as {file_format}, which is not read here: delete {where} and "
+      f"run `{command}`"
     )
-  index = tfrecord.load_index(index_path(name, split, data_dir), paths)
+  index = tfrecord.load_index(index_path(name, split, data_dir, own_root), folder, names)
   if index is None:
     if sum(counts) > _LONG_WALK:
       logger.warning(
         "indexing %d records of %s, which `%s` would do once and for all",
-        *(sum(counts), paths[0].parent, prepare_command(data_dir, name)),
+        *(sum(counts), where, command),
       )
-    index = tfrecord.build_index(paths)
+    index = tfrecord.build_index(folder, names)
   if index.counts.tolist() != list(counts):
-    raise UserError(f"{paths[0].parent} is incomplete: delete it and prepare {name} again")
-  return tfrecord.TFRecordReader(paths, index)
+    raise UserError(f"{where} is incomplete: delete it and prepare {name} again")
+  return tfrecord.TFRecordReader(folder, index)
 
 
-def shard_paths(info: Any, split: str) -> list[pathlib.Path]:
-  """The files of a split, in their order, from the `DatasetInfo` of a prepared data set."""
-  return [pathlib.Path(path) for path in info.splits[split].filepaths]
-
-
-def index_path(name: str, split: str, data_dir: str | None) -> pathlib.Path:
-  """Where `prepare` keeps the TFRecord index of a split."""
-  return prepared_dir(data_dir, name) / f"index-{split}.npz"
+def index_path(
+  name: str, split: str, data_dir: str | None, own_root: str | None = None
+) -> pathlib.Path:
+  """Where `prepare` keeps the TFRecord index of a split; see `prepared.prepared_dir`."""
+  return prepared_dir(data_dir, name, own_root) / f"index-{split}.npz"
 
 
 def _example_parser() -> Callable[[bytes], Mapping[str, Any]]:

@@ -98,6 +98,7 @@ class Config:
 # would make it another run.
 CHANGEABLE = (
   "data.data_dir",
+  "data.prepared_dir",
   "data.streaming.decode_threads",
   "length",
   "log_every",

@@ -6,6 +6,7 @@ from pictures import encode, scene
 
 from resnet_jax.data import augment, streaming
 from resnet_jax.data.config import DataConfig, StreamingConfig
+from resnet_jax.data.example_source import ExampleSource
 
 SMALL = StreamingConfig(
   image_size=24, short_side_min=28, short_side_max=56, short_side_evaluation=28, decode_threads=2
@@ -18,7 +19,7 @@ def picture(i: int) -> bytes:
   return encode(scene(40 + i % 7, 64 - i % 11, seed=i), quality=80 + i % 15)
 
 
-class MadeJpegs:
+class MadeJpegs(ExampleSource):
   """`size` pictures with the labels 0 and 1; some places may hold other bytes.
 
   Args:

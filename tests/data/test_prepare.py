@@ -3,6 +3,8 @@
 import io
 import pathlib
 import shutil
+import signal
+import subprocess
 import sys
 import tarfile
 import time
@@ -11,6 +13,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+from made_sets import write_tfds_set
 
 from resnet_jax.data import prepare as prepare_module
 from resnet_jax.data import prepared
@@ -87,6 +90,22 @@ def test_packed_images_open_without_tfds(small_cifar, monkeypatch):
     "validation": 50,
     "test": 60,
   }
+
+
+def test_small_images_are_packed_from_a_bucket_too(small_cifar, tmp_path):
+  fsspec = pytest.importorskip("fsspec")
+  folder, _ = small_cifar
+  address = "memory://small-cifar/data"
+  fsspec.filesystem("memory").put(f"{folder}/cifar10/", f"{address}/cifar10/", recursive=True)
+  prepare("cifar10", address, own_root=str(tmp_path))
+  with (
+    np.load(tmp_path / "cifar10" / "images.npz") as packed,
+    np.load(folder / "resnet_jax" / "cifar10" / "images.npz") as local,
+  ):
+    for name in local.files:
+      np.testing.assert_array_equal(packed[name], local[name])
+  config = DataConfig(dataset="cifar10", data_dir=address, prepared_dir=str(tmp_path))
+  assert open_dataset(config, 0).splits["train"].size == 300
 
 
 def test_packing_again_keeps_the_file_and_needs_no_tfds(small_cifar, monkeypatch, capsys):
@@ -173,6 +192,57 @@ def test_an_interrupted_preparation_is_finished_by_running_it_again(
   assert len(list(ours.iterdir())) == 3
 
 
+@pytest.mark.parametrize(
+  ("file_format", "moment"),
+  [
+    ("tfrecord", "walking"),
+    ("tfrecord", "averaging"),
+    ("tfrecord", "writing 0"),  # the first index
+    ("tfrecord", "writing 2"),  # the statistics
+    ("array_record", "averaging"),
+    ("array_record", "writing 0"),  # the statistics: there is no index
+  ],
+)
+def test_a_preparation_that_is_killed_is_finished_by_running_it_again(
+  tmp_path, file_format, moment
+):
+  pytest.importorskip("tensorflow_datasets")
+  write_tfds_set(tmp_path, "shapes", {"train": 30, "test": 3}, file_format=file_format)
+  code = f"""
+import os, signal, sys
+import numpy as np
+from resnet_jax.data import prepare as module, statistics, tfrecord
+moment = {moment!r}
+def kill(*arguments, **options):
+  os.kill(os.getpid(), signal.SIGKILL)
+if moment == "walking":
+  tfrecord._HEADER = type("Header", (), dict(size=12, unpack_from=kill))
+elif moment == "averaging":
+  statistics.decode_crop = kill
+else:
+  savez, calls = np.savez, []
+  def killed(file, *arguments, **arrays):
+    if len(calls) == int(moment.split()[1]):
+      file.write(b"half of it")
+      file.flush()
+      kill()
+    calls.append(file)
+    savez(file, *arguments, **arrays)
+  np.savez = killed
+module.prepare("shapes", {str(tmp_path)!r}, image_size=16, short_side=18)
+"""
+  killed = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+  assert killed.returncode == -signal.SIGKILL, killed.stderr
+  ours = prepared.prepared_dir(tmp_path, "shapes")
+  assert not (ours / "statistics.npz").exists()
+  prepare("shapes", str(tmp_path), image_size=16, short_side=18)
+  names = {path.name for path in ours.iterdir() if not path.name.startswith(".")}
+  indexes = {"index-train.npz", "index-test.npz"} if file_format == "tfrecord" else set()
+  assert names == {"statistics.npz", *indexes}
+  assert load_statistics(ours / "statistics.npz").examples == 30
+  prepare("shapes", str(tmp_path), image_size=16, short_side=18)
+
+
 def test_archives_that_are_missing_are_named_with_where_to_put_them(tmp_path):
   pytest.importorskip("tensorflow_datasets")
   with pytest.raises(UserError) as error:
@@ -231,6 +301,7 @@ def test_sets_that_need_nothing_get_nothing(dataset, tmp_path, capsys):
 
 
 def test_an_unknown_set_is_answered_with_those_that_are_known(tmp_path):
+  pytest.importorskip("tensorflow_datasets")
   with pytest.raises(UserError, match="choose one of digits, cifar10, cifar100, imagenet2012"):
     prepare("imagenet", str(tmp_path))
 
@@ -256,3 +327,11 @@ def test_the_data_directory_is_that_of_tfds_unless_given(monkeypatch, tmp_path):
   monkeypatch.delenv("TFDS_DATA_DIR")
   assert prepared.resolve_data_dir(None) == pathlib.Path.home() / "tensorflow_datasets"
   assert prepared.prepared_dir("d", "cifar10") == pathlib.Path("d/resnet_jax/cifar10")
+  assert prepared.prepared_dir("d", "cifar10", "own") == pathlib.Path("own/cifar10")
+
+
+def test_a_bucket_is_no_local_folder(monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/data")
+  with pytest.raises(UserError, match="not a local folder"):
+    prepared.resolve_data_dir(None)
+  assert prepared.prepare_command(None, "x") == "resnet-jax prepare x --data-dir gs://bucket/data"

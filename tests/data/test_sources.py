@@ -141,8 +141,8 @@ def test_holding_out_all_or_less_than_nothing_is_a_users_error(prepared, held_ou
 
 
 def test_an_unknown_set_is_a_users_error_that_lists_the_known():
-  with pytest.raises(UserError, match="unknown data set 'mnist'") as error:
-    open_dataset(DataConfig("mnist"), seed=0)
+  with pytest.raises(UserError, match="unknown data set 'no_such'") as error:
+    open_dataset(DataConfig("no_such"), seed=0)
   assert all(name in str(error.value) for name in DATASETS)
 
 

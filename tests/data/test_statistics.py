@@ -8,11 +8,12 @@ import PIL.Image
 import pytest
 
 from resnet_jax.data import augment, decode, statistics, windows
+from resnet_jax.data.example_source import ExampleSource
 from resnet_jax.data.tfds_source import TfdsSource
 from resnet_jax.errors import UserError
 
 
-class MadeSource:
+class MadeSource(ExampleSource):
   """150 small coloured pictures, of which every tenth is no image if asked."""
 
   class_names = ("only",)

@@ -17,7 +17,7 @@ import pytest
 
 from resnet_jax.data import augment, decode, evaluation_views, streaming, windows
 from resnet_jax.data.config import DataConfig, StreamingConfig
-from resnet_jax.data.example_source import UndecodableError
+from resnet_jax.data.example_source import ExampleSource, UndecodableError
 from resnet_jax.data.prepare import prepare
 from resnet_jax.data.statistics import load_statistics, statistics_path
 from resnet_jax.data.tfds_source import TfdsSource
@@ -29,7 +29,7 @@ SMALL = StreamingConfig(
 BROKEN = 5
 
 
-class MadeSource:
+class MadeSource(ExampleSource):
   """24 small made pictures; number 5 is no image, and number 6 is not a labelled record."""
 
   class_names = ("even", "odd")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.data import tfrecord
+from resnet_jax.data.data_folder import LocalFolder
 from resnet_jax.errors import UserError
 
 
@@ -20,44 +21,48 @@ def write_records(path: pathlib.Path, records: list[bytes]) -> pathlib.Path:
 
 @pytest.fixture
 def shards(tmp_path):
-  """Three files, the second empty, and the records in them."""
+  """A folder, the names of three files in it, the second empty, and the records in them."""
   generator = np.random.default_rng(0)
   contents = [
     [generator.bytes(int(size)) for size in generator.integers(0, 300, count)]
     for count in (7, 0, 40)
   ]
-  paths = [write_records(tmp_path / f"part-{i}", part) for i, part in enumerate(contents)]
-  return paths, [record for part in contents for record in part]
+  names = [write_records(tmp_path / f"part-{i}", part).name for i, part in enumerate(contents)]
+  return LocalFolder(tmp_path), names, [record for part in contents for record in part]
+
+
+def open_reader(folder, names):
+  return tfrecord.TFRecordReader(folder, tfrecord.build_index(folder, names))
 
 
 def test_every_record_is_read_by_its_number_across_files(shards):
-  paths, records = shards
-  reader = tfrecord.TFRecordReader(paths, tfrecord.build_index(paths))
+  folder, names, records = shards
+  reader = open_reader(folder, names)
   assert len(reader) == len(records)
   assert [reader.read(i) for i in range(len(reader))] == records
 
 
 def test_records_are_located_by_file_and_number(shards):
-  paths, _ = shards
-  reader = tfrecord.TFRecordReader(paths, tfrecord.build_index(paths))
-  assert reader.locate(6) == (paths[0], 6)
-  assert reader.locate(7) == (paths[2], 0)
+  folder, names, _ = shards
+  reader = open_reader(folder, names)
+  assert reader.locate(6) == (folder.locate(names[0]), 6)
+  assert reader.locate(7) == (folder.locate(names[2]), 0)
 
 
 def test_threads_read_what_one_thread_reads(shards):
-  paths, records = shards
-  reader = tfrecord.TFRecordReader(paths, tfrecord.build_index(paths))
+  folder, names, records = shards
+  reader = open_reader(folder, names)
   order = np.random.default_rng(1).integers(0, len(records), 2000).tolist()
   with concurrent.futures.ThreadPoolExecutor(16) as executor:
     assert list(executor.map(reader.read, order)) == [records[i] for i in order]
 
 
 def test_reading_holds_no_file_open(shards):
-  paths, _ = shards
+  folder, names, _ = shards
   descriptors = pathlib.Path("/proc/self/fd")
   if not descriptors.exists():
     pytest.skip("needs /proc")
-  reader = tfrecord.TFRecordReader(paths, tfrecord.build_index(paths))
+  reader = open_reader(folder, names)
   before = len(list(descriptors.iterdir()))
   for i in range(len(reader)):
     reader.read(i)
@@ -65,45 +70,110 @@ def test_reading_holds_no_file_open(shards):
 
 
 def test_a_stored_index_comes_back_and_describes_its_files(shards, tmp_path):
-  paths, records = shards
-  index = tfrecord.build_index(paths)
+  folder, names, records = shards
+  index = tfrecord.build_index(folder, names)
   tfrecord.save_index(tmp_path / "made" / "index.npz", index)
-  loaded = tfrecord.load_index(tmp_path / "made" / "index.npz", paths)
+  loaded = tfrecord.load_index(tmp_path / "made" / "index.npz", folder, names)
   assert loaded is not None
   np.testing.assert_array_equal(loaded.offsets, index.offsets)
-  assert [tfrecord.TFRecordReader(paths, loaded).read(i) for i in (0, 20)] == [
+  assert [tfrecord.TFRecordReader(folder, loaded).read(i) for i in (0, 20)] == [
     records[0],
     records[20],
   ]
 
 
 def test_a_stale_absent_or_damaged_index_is_not_used(shards, tmp_path):
-  paths, records = shards
+  folder, names, records = shards
   stored = tmp_path / "index.npz"
-  assert tfrecord.load_index(stored, paths) is None
-  tfrecord.save_index(stored, tfrecord.build_index(paths))
-  assert tfrecord.load_index(stored, paths[:2]) is None
-  renamed = [*paths[:2], paths[2].rename(tmp_path / "other")]
-  assert tfrecord.load_index(stored, renamed) is None
-  renamed[2].rename(paths[2])
-  assert tfrecord.load_index(stored, paths) is not None
-  write_records(paths[0], records[:3])
-  assert tfrecord.load_index(stored, paths) is None
+  assert tfrecord.load_index(stored, folder, names) is None
+  tfrecord.save_index(stored, tfrecord.build_index(folder, names))
+  assert tfrecord.load_index(stored, folder, names[:2]) is None
+  other = (tmp_path / names[2]).rename(tmp_path / "other")
+  assert tfrecord.load_index(stored, folder, [*names[:2], "other"]) is None
+  other.rename(tmp_path / names[2])
+  assert tfrecord.load_index(stored, folder, names) is not None
+  write_records(tmp_path / names[0], records[:3])
+  assert tfrecord.load_index(stored, folder, names) is None
   stored.write_bytes(stored.read_bytes()[:100])
-  assert tfrecord.load_index(stored, paths) is None
+  assert tfrecord.load_index(stored, folder, names) is None
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
 def test_a_file_that_is_cut_short_is_named(shards, cut):
-  paths, _ = shards
-  paths[2].write_bytes(paths[2].read_bytes()[:-cut])
+  folder, names, _ = shards
+  path = folder.path / names[2]
+  path.write_bytes(path.read_bytes()[:-cut])
   with pytest.raises(UserError, match="part-2 is damaged or cut short"):
-    tfrecord.build_index(paths)
+    tfrecord.build_index(folder, names)
 
 
 def test_a_file_cut_short_after_indexing_raises_rather_than_giving_part_of_a_record(shards):
-  paths, records = shards
-  reader = tfrecord.TFRecordReader(paths, tfrecord.build_index(paths))
-  paths[2].write_bytes(paths[2].read_bytes()[:-20])
-  with pytest.raises(OSError, match="shorter"):
+  folder, names, records = shards
+  reader = open_reader(folder, names)
+  path = folder.path / names[2]
+  path.write_bytes(path.read_bytes()[:-20])
+  with pytest.raises(OSError, match=r"record 39 of .*part-2 cannot be read: .*shorter"):
     reader.read(len(records) - 1)
+
+
+class CountingFolder(LocalFolder):
+  """Notes each range that is read."""
+
+  def __init__(self, path):
+    super().__init__(path)
+    self.ranges = []
+
+  def read(self, name, start, length):
+    self.ranges.append((name, start, length))
+    return super().read(name, start, length)
+
+
+def test_records_that_follow_one_another_are_read_in_one_piece(shards):
+  folder, names, records = shards
+  counting = CountingFolder(folder.path)
+  reader = open_reader(counting, names)
+  assert reader.read_many(range(len(records))) == records
+  assert [name for name, *_ in counting.ranges] == ["part-0", "part-2"]
+  counting.ranges.clear()
+  numbers = [30, 12, 11, 12, 6, 7, 3, 13]  # 6 and 7 lie in different files.
+  assert reader.read_many(numbers) == [records[i] for i in numbers]
+  assert len(counting.ranges) == 5
+  assert reader.read_many([]) == []
+
+
+def test_what_is_read_in_one_piece_is_bounded(shards, monkeypatch):
+  folder, names, records = shards
+  monkeypatch.setattr(tfrecord, "_READ_TOGETHER", 1000)
+  counting = CountingFolder(folder.path)
+  assert open_reader(counting, names).read_many(range(len(records))) == records
+  assert max(length for *_, length in counting.ranges) <= 1000
+  assert len(counting.ranges) < len(records) / 2
+
+
+def test_an_error_of_one_record_costs_no_other(shards):
+  folder, names, records = shards
+  reader = open_reader(folder, names)
+  path = folder.path / names[2]
+  path.write_bytes(path.read_bytes()[:-20])
+  results = reader.read_many(range(len(records)))
+  assert results[:-1] == records[:-1]
+  assert isinstance(results[-1], OSError)
+  assert "record 39 of" in str(results[-1])
+
+
+def test_a_number_out_of_range_is_an_index_error(shards):
+  folder, names, records = shards
+  reader = open_reader(folder, names)
+  for number in (-1, len(records)):
+    with pytest.raises(IndexError):
+      reader.read(number)
+
+
+def test_long_and_short_records_are_indexed_alike(tmp_path):
+  generator = np.random.default_rng(0)
+  sizes = [5, 40_000, 0, 3, 20_000, 16_384, 16_383, 9, 100_000, *generator.integers(0, 50, 3000)]
+  records = [generator.bytes(int(size)) for size in sizes]
+  write_records(tmp_path / "part", records)
+  reader = open_reader(LocalFolder(tmp_path), ["part"])
+  assert reader.read_many(range(len(records))) == records
+  assert [reader.read(i) for i in range(20)] == records[:20]
