@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import PIL.Image
 import pytest
 
 ONE_DEVICE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
@@ -254,6 +255,21 @@ def test_a_mistake_costs_a_short_message_exit_code_2_and_nothing_is_written(
   assert "Traceback" not in err
   assert len(err.splitlines()) < 20
   assert list(tmp_path.iterdir()) == []
+
+
+def test_prepare_leaves_a_folder_of_pictures_as_it_is_if_told_where_to_write(tmp_path):
+  for name in ("cat", "dog"):
+    folder = tmp_path / "pictures" / "train" / name
+    folder.mkdir(parents=True)
+    PIL.Image.new("RGB", (20, 30), "red").save(folder / "1.png")
+  before = sorted((tmp_path / "pictures").rglob("*"))
+  sizes = ("--image-size", "16", "--short-side", "18")
+  places = ("--data-dir", tmp_path / "pictures", "--prepared-dir", tmp_path / "own")
+  status, out, err = call("prepare", "folder", *places, *sizes)
+  assert status == 0, err
+  assert "the mean of 2 images" in out
+  assert sorted((tmp_path / "pictures").rglob("*")) == before
+  assert (tmp_path / "own" / "folder" / "statistics.npz").exists()
 
 
 def test_evaluate_names_the_checkpoints_and_splits_that_there_are(whole):

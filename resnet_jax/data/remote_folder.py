@@ -17,6 +17,8 @@ INSTALL_BUCKET = 'pip install "resnet_jax[bucket]"'
 
 # Seconds before each further attempt at a remote read.
 RETRY_SECONDS = (0.25, 1.0, 4.0)
+# A library that takes so many seconds to give up has tried several times by itself.
+_LIBRARYS_OWN_RETRIES = 5.0
 # They would fail the same way again.
 _LASTING = (FileNotFoundError, PermissionError)
 
@@ -176,12 +178,14 @@ def _answered(ask: Callable[[], Any], address: str) -> Any:
     UserError: If it does not answer.
   """
   for seconds in (*RETRY_SECONDS, None):
+    start = time.monotonic()
     try:
       return ask()
     except (FileNotFoundError, NotADirectoryError) as error:
       raise FileNotFoundError(2, "No such file", address) from error
     except Exception as error:  # Of any class of the store's library.
-      if seconds is None or isinstance(error, _LASTING):
+      persisted = time.monotonic() - start > _LIBRARYS_OWN_RETRIES
+      if seconds is None or persisted or isinstance(error, _LASTING):
         raise UserError(
           f"{address} cannot be listed ({_reason(error)}): check the address, the network and "
           "your credentials"

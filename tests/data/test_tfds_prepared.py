@@ -1,11 +1,13 @@
 """Any set of labelled images that tensorflow-datasets has prepared, by its name."""
 
+import io
 import json
 import shutil
+from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_sets import CLASSES, write_tfds_set
+from made_sets import CLASSES, picture, write_tfds_set
 
 from resnet_jax.data import DataConfig, StreamingConfig, open_dataset
 from resnet_jax.data.dataset import fingerprint, require_same_data
@@ -163,6 +165,38 @@ def test_a_known_name_that_is_not_prepared_says_the_command(tmp_path):
   pytest.importorskip("tensorflow_datasets")
   with pytest.raises(UserError, match=f"resnet-jax prepare tf_flowers --data-dir {tmp_path}"):
     open_dataset(config("tf_flowers", tmp_path), 0)
+
+
+def test_prepare_runs_the_builder_of_any_set_of_labelled_images(tmp_path, capsys):
+  tfds = pytest.importorskip("tensorflow_datasets")
+
+  class PaintedShapes(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("2.0.0")
+    url_infos: ClassVar[dict] = {}  # It is in no package that could hold a file of them.
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+        builder=self,
+        features=tfds.features.FeaturesDict(
+          {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=CLASSES)}
+        ),
+        supervised_keys=("image", "label"),
+      )
+
+    def _split_generators(self, dl_manager):
+      del dl_manager
+      return {"train": self._generate_examples(range(20)), "test": self._generate_examples([30])}
+
+    def _generate_examples(self, numbers):
+      for i in numbers:
+        yield i, {"image": io.BytesIO(picture(i)), "label": i % 3}
+
+  get_ready("painted_shapes", tmp_path)
+  get_ready("painted_shapes", tmp_path)
+  assert capsys.readouterr().out.count("Keeping") == 4
+  dataset = open_dataset(config("painted_shapes", tmp_path, held_out=5), 0)
+  sizes = {name: split.size for name, split in dataset.splits.items()}
+  assert sizes == {"train": 15, "validation": 5, "test": 1}
 
 
 def test_a_set_without_pictures_is_refused_before_anything_is_downloaded(tmp_path):
