@@ -218,7 +218,7 @@ def kill(*arguments, **options):
 if moment == "walking":
   tfrecord._HEADER = type("Header", (), dict(size=12, unpack_from=kill))
 elif moment == "averaging":
-  statistics.decode_crop = kill
+  statistics.decode_window = kill
 else:
   savez, calls = np.savez, []
   def killed(file, *arguments, **arrays):
