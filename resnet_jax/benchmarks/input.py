@@ -90,6 +90,7 @@ def run_input_benchmark(
   if benchmark.peers:
     _require_peers()
   task = _task(benchmark)
+  load = os.getloadavg()[0]
   say(
     f"{task.dataset}: {task.examples} training examples, batches of {task.batch_size}, "
     f"{task.threads} threads; {benchmark.rounds} rounds"
@@ -108,7 +109,7 @@ def run_input_benchmark(
       }
       rounds.append(measured)
       say(f"round {number + 1}: {_line(measured)}")
-  return _summary(benchmark, task, rounds, say)
+  return _summary(benchmark, task, rounds, say) | {"load_average_before": load}
 
 
 def _task(benchmark: InputBenchmark) -> InputTask:

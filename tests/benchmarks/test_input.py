@@ -99,7 +99,7 @@ def test_a_mistake_costs_a_short_message_and_exit_code_2(arguments, word, tmp_pa
 
 
 def test_a_missing_peer_says_which_extras_to_install(benchmark, monkeypatch):
-  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else name)
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: name != "torch" or None)
   status, _, (error,) = benchmark("input", "--dataset", "digits", "--peers")
   assert status == 2
   assert error.endswith('torch, which is not installed: pip install "resnet_jax[tfds,torch]"')
