@@ -8,6 +8,7 @@ The rooms of the house, each a subpackage imported when first used:
   evaluation  metrics, and accuracy over a whole split
   training    schedules, optimizer, train state, train step, loop
   analysis    curves and reports of finished or running runs
+  benchmarks  how fast the parts are, beside what others use
 
 Importing this package changes no jax configuration, logging, signal or environment variable, and
 imports neither TensorFlow nor tensorflow-datasets nor matplotlib.
@@ -18,10 +19,10 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from resnet_jax import analysis, data, evaluation, models, run, training
+  from resnet_jax import analysis, benchmarks, data, evaluation, models, run, training
 
 __version__ = "0.1.0"
-__all__ = ["analysis", "data", "evaluation", "models", "run", "training"]
+__all__ = ["analysis", "benchmarks", "data", "evaluation", "models", "run", "training"]
 
 
 def __getattr__(name: str) -> types.ModuleType:

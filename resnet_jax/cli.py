@@ -2,12 +2,14 @@
 
 import argparse
 import logging
+import math
 import os
 import pathlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Any
 
 from resnet_jax import __version__
 from resnet_jax.errors import UserError
@@ -24,6 +26,21 @@ first steps:
 Each command explains itself: resnet-jax COMMAND --help
 """
 
+_BENCHMARK_INPUT = """\
+Reads the training view of a prepared data set as training does, up to the step, and says how many
+images a second that gives, how many a second of CPU time, and how long a step waits. With --peers,
+the same images go through others' pipelines too. Fields of the data section are replaced as in
+train: --config.data.streaming.short_side_max=256
+"""
+
+_BENCHMARK_INPUT_EPILOG = """\
+Each side runs in a process of its own, which is stopped while it is another's turn; all read the
+same files, from memory by then, with as many threads. Nothing else should run on the machine.
+
+  resnet-jax benchmark input --dataset imagenet2012 --data-dir DATA --peers
+  resnet-jax benchmark input --dataset imagenet2012 --data-dir DATA --step-ms 120 --batch-size 256
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs one command and exits: 0 done, 2 a mistake of the user's, 75 pre-empted and saved.
@@ -32,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """
   parser = _parser()
   options, rest = parser.parse_known_args(arguments)
-  if rest and options.command not in (_train, _models):
+  if rest and options.command not in (_train, _models, _benchmark_input):
     parser.error(f"unrecognized arguments: {' '.join(rest)}")
   try:
     sys.exit(options.command(options, rest))
@@ -172,7 +189,80 @@ def _parser() -> argparse.ArgumentParser:
   )
   report.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=pathlib.Path)
   report.add_argument("--output", metavar="DIR", type=pathlib.Path, required=True)
+
+  benchmark = command(
+    "benchmark",
+    _benchmark_input,
+    "measure how fast parts of this package are",
+    "The last line of each is one JSON object.",
+  )
+  _add_benchmark_input(benchmark.add_subparsers(title="parts", metavar="PART", required=True))
   return parser
+
+
+def _add_benchmark_input(parts: Any) -> None:
+  sub = parts.add_parser(
+    "input",
+    help="reading, decoding and cropping of training images",
+    description=_BENCHMARK_INPUT,
+    epilog=_BENCHMARK_INPUT_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  sub.set_defaults(command=_benchmark_input, parser=sub)
+  sub.add_argument("--dataset", metavar="NAME", required=True, help="imagenet2012, prepared")
+  sub.add_argument(
+    "--data-dir", metavar="DIR", help="default: $TFDS_DATA_DIR, or ~/tensorflow_datasets"
+  )
+  sub.add_argument(
+    "--peers",
+    action="store_true",
+    help="also measure JPEG decoding alone, tf.data and a PyTorch DataLoader "
+    '(pip install "resnet_jax[tfds,torch]")',
+  )
+  sub.add_argument(
+    "--scaling", action="store_true", help="also measure ours with one and with two threads"
+  )
+  length = sub.add_mutually_exclusive_group()
+  length.add_argument(
+    "--seconds", type=_positive_number, metavar="S", default=5.0, help="of each turn; default: 5"
+  )
+  length.add_argument(
+    "--images", type=_positive, metavar="N", help="of each turn, instead of seconds"
+  )
+  sub.add_argument(
+    "--rounds", type=_positive, metavar="N", default=5, help="turns of every side; default: 5"
+  )
+  sub.add_argument("--batch-size", type=_positive, metavar="N", default=64, help="default: 64")
+  sub.add_argument(
+    "--threads", type=_positive, metavar="T", default=0, help="on every side; default: one a core"
+  )
+  sub.add_argument(
+    "--examples",
+    type=_positive,
+    metavar="N",
+    default=1000,
+    help="the first N training examples are read over and over; default: 1000",
+  )
+  sub.add_argument(
+    "--step-ms",
+    type=_positive_number,
+    metavar="MS",
+    default=0.0,
+    help="also measure the wait behind a step of so many milliseconds on an accelerator; default: "
+    "a step that takes no time",
+  )
+  sub.add_argument("--json-only", action="store_true", help="print the JSON object alone")
+
+
+def _positive_number(text: str) -> float:
+  try:
+    number = float(text)
+  except ValueError:
+    number = math.nan
+  if not 0 < number < math.inf:
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+  return number
 
 
 def _directory(text: str) -> pathlib.Path:
@@ -325,6 +415,43 @@ def _report(options: argparse.Namespace, rest: list[str]) -> int:
   from resnet_jax.analysis.report import write_report
 
   print(write_report(options.workdirs, options.output))
+  return 0
+
+
+def _benchmark_input(options: argparse.Namespace, rest: list[str]) -> int:
+  for argument in rest:
+    if argument.startswith("--") and not argument.startswith("--config.data."):
+      options.parser.error(f"unrecognized argument: {argument} (fields: --config.data.FIELD=VALUE)")
+  import dataclasses
+  import json
+
+  from resnet_jax.benchmarks.input import InputBenchmark, run_input_benchmark
+  from resnet_jax.run.config import load_config, override_config
+  from resnet_jax.training.config import Config
+
+  config = load_config("imagenet", Config)
+  data = dataclasses.replace(config.data, dataset=options.dataset, data_dir=options.data_dir)
+  config = override_config(
+    dataclasses.replace(config, data=data), rest, "resnet-jax benchmark input"
+  )
+  benchmark = InputBenchmark(
+    data=config.data,
+    batch_size=options.batch_size,
+    threads=options.threads,
+    examples=options.examples,
+    rounds=options.rounds,
+    seconds=options.seconds,
+    images=options.images,
+    step_ms=options.step_ms,
+    peers=options.peers,
+    scaling=options.scaling,
+  )
+
+  def say(line: str) -> None:
+    if not options.json_only:
+      print(line, flush=True)
+
+  print(json.dumps(run_input_benchmark(benchmark, say)))
   return 0
 
 

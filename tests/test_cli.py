@@ -241,6 +241,11 @@ def test_another_run_s_workdir_is_refused_by_field(whole):
     (["report", "W", "--output", "R"], "W"),
     (["train", "--config", "digits", "--workdir", ""], "empty"),
     (["evaluate", "--workdir", __file__], "not the directory of a run"),
+    (["benchmark", "output"], "input"),
+    (
+      ["benchmark", "input", "--dataset", "imagenet2012", "--data-dir", "/nowhere"],
+      "resnet-jax prepare imagenet2012 --data-dir /nowhere",
+    ),
     (["fly"], "fly"),
     ([], "COMMAND"),
   ],
@@ -313,7 +318,16 @@ def test_models_names_what_is_wrong(arguments, word):
 
 
 def test_help_of_every_command_exits_with_0_without_importing_jax():
-  for command in ([], ["train"], ["evaluate"], ["models"], ["prepare"], ["report"]):
+  for command in (
+    [],
+    ["train"],
+    ["evaluate"],
+    ["models"],
+    ["prepare"],
+    ["report"],
+    ["benchmark"],
+    ["benchmark", "input"],
+  ):
     code = (
       "import sys, resnet_jax.cli as c\n"
       f"try: c.main({[*command, '--help']!r})\n"

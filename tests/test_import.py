@@ -56,7 +56,9 @@ for a, b in zip(before, after, strict=True):
   run(code)
 
 
-@pytest.mark.parametrize("name", ["models", "data", "run", "evaluation", "training", "analysis"])
+@pytest.mark.parametrize(
+  "name", ["models", "data", "run", "evaluation", "training", "analysis", "benchmarks"]
+)
 def test_every_exported_name_exists(name):
   import resnet_jax
 

@@ -264,7 +264,8 @@ for name in ("tensorflow", "tensorflow_datasets", "fsspec"):
 from resnet_jax.data import DataConfig, StreamingConfig, open_dataset
 from resnet_jax.data.prepare import prepare
 prepare("folder", {str(root)!r}, image_size=16, short_side=18)
-settings = StreamingConfig(image_size=16, short_side_min=18, short_side_max=24, short_side_evaluation=18)
+sizes = dict(short_side_min=18, short_side_max=24, short_side_evaluation=18)
+settings = StreamingConfig(image_size=16, **sizes)
 dataset = open_dataset(DataConfig("folder", {str(root)!r}, streaming=settings), 0)
 print(dataset.splits["train"].size)
 """

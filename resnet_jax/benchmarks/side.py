@@ -1,0 +1,98 @@
+"""One side of a benchmark, in a process of its own that is stopped while the others are measured.
+
+Data pipelines read ahead. A pipeline that went on filling its buffers after its turn would take the
+cores of the next side, and begin its own next turn with batches that were free. So between its
+turns a side's process is stopped (SIGSTOP), with its children, and goes on where it was.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from resnet_jax.benchmarks.task import InputTask
+from resnet_jax.errors import UserError
+
+
+class Side:
+  """Starts the process of a side, which opens its stream and warms up; see `worker.py`.
+
+  Args:
+    name: One of `worker.SIDES`.
+    task: What it does.
+  """
+
+  def __init__(self, name: str, task: InputTask):
+    self.name = name
+    # Imports as this process does, wherever it found the package.
+    code = (
+      f"import sys; sys.path[:] = {sys.path!r}\n"
+      f"from resnet_jax.benchmarks.worker import main; main({name!r})"
+    )
+    self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`close` closes it)
+    self._process = subprocess.Popen(
+      [sys.executable, "-P", "-c", code],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=self._errors,
+      text=True,
+      # A group of its own, in the same session: children are stopped with it, and should this
+      # process be killed, the kernel ends the orphaned group.
+      process_group=0,
+    )
+    self._send(dataclasses.asdict(task))
+
+  def wait_until_ready(self) -> None:
+    """Waits for the end of the warm-up, then stops the process.
+
+    Raises:
+      UserError: What the side needs is not installed, or its data is not what it can read.
+    """
+    self._receive()
+    self._signal(signal.SIGSTOP)
+
+  def measure(self, **arguments: Any) -> dict[str, Any]:
+    """Lets the process go on for one measurement; see `worker.measure`."""
+    self._signal(signal.SIGCONT)
+    self._send(arguments)
+    answer = self._receive()
+    self._signal(signal.SIGSTOP)
+    return answer
+
+  def close(self) -> None:
+    """Ends the process and its children."""
+    with contextlib.suppress(ProcessLookupError):
+      self._signal(signal.SIGKILL)
+    for pipe in (self._process.stdin, self._process.stdout):
+      with contextlib.suppress(OSError):
+        pipe.close()  # type: ignore[union-attr]
+    self._process.wait()
+    self._errors.close()
+
+  def _send(self, values: dict[str, Any]) -> None:
+    assert self._process.stdin
+    # A process that is gone is noticed when its answer is missing.
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.write(json.dumps(values) + "\n")
+      self._process.stdin.flush()
+
+  def _receive(self) -> dict[str, Any]:
+    assert self._process.stdout
+    line = self._process.stdout.readline()
+    if not line:
+      status = self._process.wait()  # First: its traceback comes last.
+      self._errors.seek(0)
+      last = "".join(self._errors.readlines()[-20:])
+      raise RuntimeError(f"{self.name} ended with status {status}:\n{last}")
+    answer: dict[str, Any] = json.loads(line)
+    if "user_error" in answer:
+      raise UserError(answer["user_error"])
+    return answer
+
+  def _signal(self, number: signal.Signals) -> None:
+    os.killpg(self._process.pid, number)
