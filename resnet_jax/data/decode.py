@@ -45,8 +45,8 @@ def decode_window(
       pixels of an image that was decoded before.
     window: From (height, width) of the image to the window that is shown.
     shape: (height, width) of the result.
-    quick: Whether to resize by `resize_quickly`, for which windows begin at whole pixels, and to
-      decode large JPEGs to a half, a quarter or an eighth first.
+    quick: Whether to decode large JPEGs to a half, a quarter or an eighth first, and to resize by
+      `resize_quickly`, for which windows begin at whole pixels.
 
   Returns:
     (height, width, 3) uint8.

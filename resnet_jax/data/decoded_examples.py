@@ -1,11 +1,12 @@
 """Reading and decoding in a pool of threads: the `fetch` of a streaming split."""
 
-import collections
 import concurrent.futures
 import contextlib
 import logging
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -23,6 +24,10 @@ T = TypeVar("T")
 # Threads beyond those that decode: so many reads wait for storage at once.
 _READS = 64
 
+# What a read and a decoding are taken to last before they are measured, and how much of a measured
+# mean the newest makes.
+_UNKNOWN_SECONDS, _NEWEST = 1e-3, 0.05
+
 # So many bad records are warned of one by one, and then the 16th, 32nd, 64th, …
 _WARNINGS = 8
 
@@ -31,44 +36,86 @@ Show = Callable[[int, int, bytes | np.ndarray], np.ndarray]
 
 
 class DecodingPool:
-  """Threads for reading, of which some at a time decode.
+  """Threads that each take examples from storage to pixels, as many as keep the cores decoding.
 
-  Reading waits for storage and decoding for a core. So there are many more threads than cores, each
-  takes an example from storage to pixels, and as many as there are cores decode at a time: storage
-  of 20 milliseconds a read, and storage of none, are both kept as busy as decoding needs.
+  Reading waits for storage and decoding for a core. Where a read takes R and decoding D, 1 + R / D
+  threads keep one core busy: one thread a core where data is at hand, dozens where storage answers
+  after 20 milliseconds. R and D are measured as the pool works, and as many of its threads go to
+  work; threads that only wait for a core would cost it time.
 
   Args:
     threads: How many decode at a time.
-    reads: How many reads may wait for storage meanwhile.
+    reads: How many more may wait for storage meanwhile.
   """
 
   def __init__(self, threads: int, reads: int = _READS):
     self.size = threads + reads
+    self._threads = threads
     self._executor = concurrent.futures.ThreadPoolExecutor(self.size, thread_name_prefix="decode")
-    # A queue of tokens does what a semaphore does, in a fraction of the time.
-    self._cores: queue.SimpleQueue[None] = queue.SimpleQueue()
-    for _ in range(threads):
-      self._cores.put(None)
+    # Queues of tokens do what semaphores do, in a fraction of the time.
+    self._cores = _tokens(threads)
+    self._work = _tokens(threads)
+    self._lock = threading.Lock()
+    self._at_work = threads
+    self._read_seconds = self._decode_seconds = _UNKNOWN_SECONDS
 
   @contextlib.contextmanager
-  def core(self) -> Iterator[None]:
-    """Waits until this thread may decode."""
+  def reading(self, examples: int) -> Iterator[None]:
+    """Measures the reading of some examples, which is done within."""
+    start = time.perf_counter()
+    yield
+    seconds = (time.perf_counter() - start) / examples
+    self._read_seconds += _NEWEST * (seconds - self._read_seconds)
+
+  @contextlib.contextmanager
+  def decoding(self) -> Iterator[None]:
+    """Waits for a core, and measures the decoding of one example, which is done within."""
     self._cores.get()
+    start = time.perf_counter()
     try:
       yield
     finally:
       self._cores.put(None)
+      seconds = time.perf_counter() - start
+      self._decode_seconds += _NEWEST * (seconds - self._decode_seconds)
 
   def each(self, call: Callable[[T], None], items: Sequence[T]) -> None:
     """Calls with each item, in threads; raises the first exception that it meets."""
     rest = iter(items)
-    # Each thread takes the next item until none is left: cheaper than a future for each.
-    workers = [
-      self._executor.submit(lambda: collections.deque(map(call, rest), maxlen=0))
-      for _ in range(min(self.size, len(items)))
-    ]
+
+    def work() -> None:
+      """Takes the next item until none is left, which is cheaper than a future for each."""
+      for item in rest:
+        self._begin()
+        try:
+          call(item)
+        finally:
+          self._end()
+
+    workers = [self._executor.submit(work) for _ in range(min(self.size, len(items)))]
     for worker in workers:
       worker.result()
+
+  def _begin(self) -> None:
+    self._work.get()
+
+  def _end(self) -> None:
+    """Gives the token back; more of them, or none, if more or fewer threads should be at work."""
+    wanted = math.ceil(self._threads * (1 + self._read_seconds / self._decode_seconds))
+    wanted = min(max(wanted, self._threads), self.size)
+    with self._lock:
+      tokens = min(1 + wanted - self._at_work, 2) if wanted != self._at_work else 1
+      tokens = max(tokens, 0)
+      self._at_work += tokens - 1
+    for _ in range(tokens):
+      self._work.put(None)
+
+
+def _tokens(count: int) -> queue.SimpleQueue[None]:
+  tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
+  for _ in range(count):
+    tokens.put(None)
+  return tokens
 
 
 class DecodedExamples:
@@ -125,7 +172,7 @@ class DecodedExamples:
         if isinstance(found, Exception):
           raise found
         image, batch["label"][row] = found
-        with self._pool.core():
+        with self._pool.decoding():
           batch["image"][row] = self._show(epoch, example, image)
       except UndecodableError as error:
         self._report(example, error)
@@ -134,7 +181,8 @@ class DecodedExamples:
     numbers = [self._examples[example] for example in examples.tolist()]
 
     def read_and_fill(rows: Sequence[int]) -> None:
-      found = self._source.read_many([numbers[row] for row in rows])
+      with self._pool.reading(len(rows)):
+        found = self._source.read_many([numbers[row] for row in rows])
       for row, one in zip(rows, found, strict=True):
         fill(row, one)
 
