@@ -94,12 +94,13 @@ class Config:
 
 
 # What a run that resumes may change: devices and workers (which no config names), where the data
-# lies, how often it records and saves, a later end, and how the same network is compiled. All else
-# would make it another run.
+# lies and whether a bad record of it stops the run, how often it records and saves, a later end, and
+# how the same network is compiled. All else would make it another run.
 CHANGEABLE = (
   "data.data_dir",
   "data.prepared_dir",
   "data.streaming.decode_threads",
+  "data.streaming.undecodable",
   "length",
   "log_every",
   "evaluate_every",
