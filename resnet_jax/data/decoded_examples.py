@@ -85,30 +85,38 @@ class DecodingPool:
 
     def work() -> None:
       """Takes the next item until none is left, which is cheaper than a future for each."""
-      for item in rest:
-        self._begin()
-        try:
+      self._work.get()
+      try:
+        for item in rest:
           call(item)
-        finally:
-          self._end()
+      finally:
+        self._end_work()
 
-    workers = [self._executor.submit(work) for _ in range(min(self.size, len(items)))]
+    workers = [self._executor.submit(work) for _ in range(min(self._begin_work(), len(items)))]
     for worker in workers:
       worker.result()
 
-  def _begin(self) -> None:
-    self._work.get()
-
-  def _end(self) -> None:
-    """Gives the token back; more of them, or none, if more or fewer threads should be at work."""
-    wanted = math.ceil(self._threads * (1 + self._read_seconds / self._decode_seconds))
-    wanted = min(max(wanted, self._threads), self.size)
+  def _begin_work(self) -> int:
+    """How many threads may be at work, of all calls of `each`; gives out tokens for new ones."""
     with self._lock:
-      tokens = min(1 + wanted - self._at_work, 2) if wanted != self._at_work else 1
-      tokens = max(tokens, 0)
-      self._at_work += tokens - 1
-    for _ in range(tokens):
+      new = max(0, self._wanted() - self._at_work)
+      self._at_work += new
+    for _ in range(new):
       self._work.put(None)
+    return self._at_work
+
+  def _end_work(self) -> None:
+    """Gives a thread's token back, or keeps it where fewer are wanted."""
+    with self._lock:
+      keep = self._at_work > self._wanted()
+      self._at_work -= keep
+    if not keep:
+      self._work.put(None)
+
+  def _wanted(self) -> int:
+    # Rounded down: a part of reading is waiting for Python's lock, and more threads worsen that.
+    waiting = int(self._threads * self._read_seconds / self._decode_seconds)
+    return min(self._threads + waiting, self.size)
 
 
 def _tokens(count: int) -> queue.SimpleQueue[None]:

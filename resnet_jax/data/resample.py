@@ -19,7 +19,7 @@ _STEPS = 128
 _REACH = 2
 # The quick way leaves all else to the exact one: its filters would get long, or the pixels around
 # the window, which it does not see, would count for more than the outermost pixels of the result.
-_QUICK_REDUCTIONS = (0.5, 2.0)
+_QUICK_REDUCTIONS = (1 / 3, 2.0)
 
 
 def resize_exactly(image: np.ndarray, window: Window, shape: tuple[int, int]) -> np.ndarray:
