@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import logging
-import math
 import queue
 import threading
 import time

@@ -6,6 +6,7 @@ Mirroring, the mean and the colour noise follow from the run's key, e and i, on 
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,10 +22,12 @@ from resnet_jax.data.decode import decode_window, decoding_threads
 from resnet_jax.data.decoded_examples import DecodedExamples, DecodingPool, Show
 from resnet_jax.data.evaluation_views import plain_view, show_center_crop
 from resnet_jax.data.example_source import ExampleSource
-from resnet_jax.data.prepared import prepare_command
+from resnet_jax.data.prepared import is_address, prepare_command
 from resnet_jax.data.split_sources import split_sources
 from resnet_jax.data.statistics import load_statistics, statistics_path
 from resnet_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
@@ -41,6 +44,12 @@ def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
   """
   _check(config.streaming)
   constants = _constants(config)
+  if is_address(config.data_dir) and config.streaming.shuffle_block == 1:
+    logger.warning(
+      "every example is a read of its own from %s: data.streaming.shuffle_block=16 would shuffle "
+      "blocks of 16 that are read at once, and be faster",
+      config.data_dir,
+    )
   return build_dataset(config, seed, split_sources(config), constants)
 
 

@@ -94,8 +94,8 @@ class Config:
 
 
 # What a run that resumes may change: devices and workers (which no config names), where the data
-# lies and whether a bad record of it stops the run, how often it records and saves, a later end, and
-# how the same network is compiled. All else would make it another run.
+# lies and whether a bad record stops the run, how often it records and saves, a later end, and how
+# the same network is compiled. All else would make it another run.
 CHANGEABLE = (
   "data.data_dir",
   "data.prepared_dir",

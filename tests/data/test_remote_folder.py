@@ -1,6 +1,7 @@
 """Data in a bucket: read by ranges, many at once, and again where that fails."""
 
 import concurrent.futures
+import dataclasses
 import sys
 import time
 import uuid
@@ -10,7 +11,13 @@ import pytest
 from made_sets import write_tfds_set
 from range_server import serve
 
-from resnet_jax.data import DataConfig, StreamingConfig, open_dataset, prepared
+from resnet_jax.data import (
+  DataConfig,
+  StreamingConfig,
+  open_dataset,
+  prepared,
+  training_batches,
+)
 from resnet_jax.data import remote_folder as remote_module
 from resnet_jax.data.dataset import fingerprint
 from resnet_jax.data.prepare import prepare
@@ -85,6 +92,27 @@ def test_a_bucket_opens_as_its_local_copy_does(bucket, local, tmp_path):
       np.testing.assert_array_equal(got[field], value)
   # So a run may go on where its data lies elsewhere.
   assert fingerprint(ours) == fingerprint(theirs)
+
+
+def test_blocks_that_stay_together_are_read_together(server, local, tmp_path, caplog):
+  get_ready(local, own_root=str(tmp_path))
+
+  def a_batch(address, block):
+    streaming = dataclasses.replace(SMALL, shuffle_block=block)
+    where = DataConfig("shapes", str(address), streaming=streaming, prepared_dir=str(tmp_path))
+    split = open_dataset(where, 0).splits["train"]
+    server.requests.clear()
+    stream = training_batches(dataclasses.replace(split, examples_ahead=0), 0, 48, 0)
+    return next(stream), [wanted for _, wanted in server.requests if wanted]
+
+  for block, most in ((1, 48), (16, 8)):
+    batch, ranges = a_batch(server.address, block)
+    want, _ = a_batch(local, block)
+    for name, array in want.items():
+      np.testing.assert_array_equal(batch[name], array)
+    assert 48 / block <= len(ranges) <= most
+  hints = [r.getMessage() for r in caplog.records if "shuffle_block=16" in r.getMessage()]
+  assert len(hints) == 1
 
 
 def test_prepared_files_of_a_bucket_lie_in_the_cache_unless_told_otherwise(bucket, tmp_path):
