@@ -152,7 +152,7 @@ def check_norm(
   """Raises a ValueError unless the fields of a network that concern its norms fit together."""
   if norm is not None and norm != "batch" and (not callable(norm) or isinstance(norm, nn.Module)):
     raise ValueError(
-      f"norm={said(norm)}: expected 'batch', None, or a factory of modules: {_NORM_EXAMPLE}"
+      f"norm={said(norm)}: expected 'batch', None, or a factory of modules, such as {_NORM_EXAMPLE}"
     )
   for name, value in (("bn_momentum", momentum), ("bn_epsilon", epsilon), ("frozen_bn", frozen)):
     if norm is None and value not in (None, False):
