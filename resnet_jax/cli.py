@@ -16,6 +16,7 @@ from resnet_jax.errors import UserError
 
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
+EXIT_BROKEN_PIPE = 141  # As that of a program that SIGPIPE ends.
 
 _EPILOG = """\
 first steps:
@@ -52,10 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
   if rest and options.command not in (_train, _models, _benchmark_input):
     parser.error(f"unrecognized arguments: {' '.join(rest)}")
   try:
-    sys.exit(options.command(options, rest))
+    status = options.command(options, rest)
+    sys.stdout.flush()
+    sys.exit(status)
   except UserError as error:
     print(f"resnet-jax: {error}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)
+  except BrokenPipeError:  # `resnet-jax models | head`: nobody reads on
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains
+    sys.exit(EXIT_BROKEN_PIPE)
   except OSError as error:  # a full disk, a directory without permission
     print(f"resnet-jax: {error}", file=sys.stderr)
     sys.exit(1)
@@ -83,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
       help=summary,
       description=f"{summary[0].upper()}{summary[1:]}. {more}",
       allow_abbrev=False,
-      add_help=name != "train",
+      add_help=name not in ("train", "models"),
     )
     sub.set_defaults(command=function, parser=sub)
     return sub
@@ -130,8 +136,10 @@ def _parser() -> argparse.ArgumentParser:
     _models,
     "list the networks, or the layers of one",
     "Parameters, and multiply-adds for one image as the paper's Table 1 counts them. Fields of the "
-    "network are replaced as in train: resnet-jax models resnet50 --config.model.stride_in=3x3",
+    "network are replaced as in train: resnet-jax models resnet50 --config.model.stride_in=3x3; "
+    "give NAME and --help together to see them all.",
   )
+  models.add_argument("-h", "--help", action="store_true", help="show this message and exit")
   models.add_argument("name", metavar="NAME", nargs="?", help="one of them: resnet50, …")
   models.add_argument(
     "--image-size", type=_positive, metavar="N", help="side of the image; default: the paper's"
@@ -370,6 +378,12 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _models(options: argparse.Namespace, rest: list[str]) -> int:
   _only_fields(options, rest)
+  if options.help:
+    options.parser.print_help()
+    if options.name is None:
+      return 0
+    rest = [*rest, "--help"]
+    print()
   from resnet_jax.models.catalog import image_shape
   from resnet_jax.models.config import ModelConfig
   from resnet_jax.models.table import catalog_table, layer_table
@@ -382,8 +396,10 @@ def _models(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
   prog = f"resnet-jax models {options.name}"
   try:
+    height, width, channels = image_shape(options.name)
     config = override_model(ModelConfig(options.name), rest, prog)
-    height, width, channels = image_shape(config.name)
+    if config.name != options.name:
+      options.parser.error(f"--config.model.name={config.name}: NAME is {options.name}; give one")
     size = (options.image_size or height, options.image_size or width, channels)
     print(layer_table(config.create(), size))
   except ValueError as error:

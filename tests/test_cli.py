@@ -295,13 +295,32 @@ def test_models_lists_the_catalog_and_the_layers_of_one():
   assert "[1x1, 64; 3x3, 64; 1x1, 256] x 3" in out
   assert out.splitlines()[-1].endswith("4,089,184,256")
   status, out, _ = call("models", "resnet18", "--image-size", "32")
-  assert (status, out.splitlines()[1].split()[2]) == (0, "8x8x64")
+  assert (status, out.splitlines()[1].split()[2]) == (0, "16x16x64")
+  status, out, _ = call("models", "resnet50", "--config.model.stage_sizes=1,2,1,1")
+  assert status == 0
+  assert "] x 2" in out
+
+
+def test_models_with_a_name_and_help_lists_its_fields():
+  status, out, _ = call("models", "resnet50", "--help")
+  assert status == 0
+  assert "--image-size" in out
+  assert "--config.model.shortcut {A,B,C,None}" in out
+  assert "--config.model.dtype {float32,bfloat16,float16,float64}" in out
+
+
+def test_models_ends_silently_where_nobody_reads_on():
+  command = f"{sys.executable} -m resnet_jax models resnet50 | true; exit ${{PIPESTATUS[0]}}"
+  result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+  assert (result.returncode, result.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(
   ("arguments", "word"),
   [
-    (["resnet51"], "resnet50"),
+    (["resnet51"], "resnet-jax: no network is called 'resnet51': did you mean"),
+    (["resnet50", "--config.model.name=resnet18"], "NAME is resnet50"),
+    (["resnet50", "--config.model.shortcut=D"], "('A', 'B', 'C', 'None')"),
     (["resnet50", "--image-size", "16"], "at least 32x32"),
     (["resnet50", "--image-size", "0"], "positive integer"),
     (["resnet20", "--config.model.groups=2"], "only bottleneck"),

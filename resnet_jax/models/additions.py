@@ -5,7 +5,6 @@ their sum, of the same shape: `addition(name=…)(shortcut, branch)`.
 """
 
 import functools
-import math
 from typing import Any, Literal
 
 import jax
@@ -14,7 +13,7 @@ from flax import linen as nn
 
 from resnet_jax.models.convolution import Conv
 from resnet_jax.models.factories import ModuleFactory
-from resnet_jax.models.fields import check_choice, check_number
+from resnet_jax.models.fields import check_choice, check_fraction, check_number
 
 AdditionName = Literal["sum", "scaled", "exclusive_gate", "shortcut_gate", "dropout"]
 
@@ -130,13 +129,15 @@ def select_addition(
       f"addition_parameters={parameters!r}: addition {name!r} takes "
       f"{f'none, or the numbers {fields}' if fields else 'none'}"
     )
-  bounds = (-1e-12, 1) if name == "dropout" else (-math.inf, math.inf)
-  for parameter in parameters:
-    check_number("addition_parameters", parameter, *bounds)
-  return functools.partial(factory, **settings, **dict(zip(fields, parameters, strict=False)))
+  check = check_fraction if name == "dropout" else check_number
+  values = (check("addition_parameters", parameter) for parameter in parameters)
+  return functools.partial(factory, **settings, **dict(zip(fields, values, strict=False)))
 
 
 def _sum(shortcut: jax.Array, branch: jax.Array) -> jax.Array:
   if shortcut.shape != branch.shape:
-    raise ValueError(f"a shortcut of shape {shortcut.shape} beside a branch of {branch.shape}")
+    raise ValueError(
+      f"shortcut and branch have to be alike: a shortcut of shape {shortcut.shape} beside a branch "
+      f"of {branch.shape}; give a shortcut that projects, such as ProjectionShortcut or nn.Dense"
+    )
   return shortcut + branch

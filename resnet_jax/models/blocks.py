@@ -11,7 +11,7 @@ activation; a third W stands in bottlenecks likewise:
 """
 
 import functools
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 from flax import linen as nn
@@ -19,6 +19,7 @@ from flax import linen as nn
 from resnet_jax.models.additions import Addition
 from resnet_jax.models.convolution import Conv
 from resnet_jax.models.factories import Activation, ModuleFactory
+from resnet_jax.models.fields import check_choice, check_integer, check_part
 from resnet_jax.models.normalization import BatchNorm
 from resnet_jax.models.shortcuts import IdentityShortcut
 
@@ -38,8 +39,7 @@ _BRANCH_ENDS_WITH_NORM = ("original", "relu_only_preactivation")
 
 def check_order(order: UnitOrder, zero_init_residual: bool) -> None:
   """Raises a ValueError unless there is such an order, and one whose branch can start at zero."""
-  if order not in get_args(UnitOrder):
-    raise ValueError(f"order={order!r}: expected one of {get_args(UnitOrder)}")
+  check_choice("order", order, UnitOrder)
   if zero_init_residual and order not in _BRANCH_ENDS_WITH_NORM:
     raise ValueError(
       f"zero_init_residual=True: with order={order!r} no branch ends with the norm that would "
@@ -58,9 +58,12 @@ class Layer(NamedTuple):
 
 
 class Block(nn.Module):
-  """What the two blocks have in common: everything but the convolutions of their branch.
+  """What blocks have in common: everything but the convolutions of their branch.
+
+  A block of your own is a subclass with `layers`; `ResNet` takes it as `block`.
 
   Attributes:
+    expansion: Of the class: channels of a block in a network, over those of a basic one.
     features: Output channels.
     stride: Stride of the block.
     shortcut: `shortcut(features, stride, name=…)`, or None for a plain block.
@@ -82,6 +85,8 @@ class Block(nn.Module):
       as the identity (arXiv 1706.02677, 5.1); not in the paper.
   """
 
+  expansion: ClassVar[int] = 1
+
   features: int
   stride: int = 1
   shortcut: ModuleFactory | None = IdentityShortcut
@@ -98,7 +103,9 @@ class Block(nn.Module):
 
   def layers(self) -> tuple[Layer, ...]:
     """The convolutions of the branch, conv1 first."""
-    raise NotImplementedError
+    raise NotImplementedError(
+      f"{type(self).__name__} has no layers(): a block defines it, the convolutions of its branch"
+    )
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -108,6 +115,14 @@ class Block(nn.Module):
       ValueError: An attribute has no such value, or does not fit the others or the input.
     """
     check_order(self.order, self.zero_init_residual)
+    check_part(
+      self,
+      x,
+      positive=("features", "stride", "dilation"),
+      factories=("conv", "norm", "addition"),
+      optional=("shortcut", "attention"),
+      functions=("activation",),
+    )
     layers, full = self.layers(), self.order == "full_preactivation"
     shortcut = None
     if self.shortcut is not None:
@@ -171,15 +186,17 @@ class BottleneckBlock(Block):
       down: 4 with 32 groups is ResNeXt 32x4d, 128 with one torchvision's wide_resnet.
   """
 
+  expansion: ClassVar[int] = 4
+
   stride_in: StrideIn = "1x1"
   groups: int = 1
   width_per_group: int = 64
 
   def layers(self) -> tuple[Layer, ...]:
     """1x1, 3x3 and 1x1 convolution."""
-    if self.stride_in not in get_args(StrideIn):
-      raise ValueError(f"stride_in={self.stride_in!r}: expected one of {get_args(StrideIn)}")
-    inner = max(self.features // 4 * self.width_per_group // 64, 1) * self.groups
+    check_choice("stride_in", self.stride_in, StrideIn)
+    check_integer("groups", self.groups, 1)
+    inner = channels_per_group(max(self.features // 4, 1), self.width_per_group) * self.groups
     first, second, dilation = self.stride, 1, self.dilation
     if self.stride_in == "3x3":
       first, second, dilation = 1, self.stride, self.first_dilation or dilation
@@ -188,3 +205,19 @@ class BottleneckBlock(Block):
       Layer(inner, 3, second, dilation, self.groups),
       Layer(self.features, 1),
     )
+
+
+def channels_per_group(width: int, width_per_group: int) -> int:
+  """3x3 channels of a bottleneck in each group, given the paper's width of its 3x3 convolution.
+
+  Raises:
+    ValueError: They are none.
+  """
+  check_integer("width_per_group", width_per_group, 1)
+  channels = width * width_per_group // 64
+  if channels < 1:
+    raise ValueError(
+      f"width_per_group={width_per_group}: in 64ths of a width of {width} these are no channels; "
+      f"expected at least {-(-64 // width)}"
+    )
+  return channels

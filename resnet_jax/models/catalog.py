@@ -2,7 +2,10 @@
 
 import dataclasses
 import difflib
+import re
 from typing import Any
+
+import numpy as np
 
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.vgg import VGG
@@ -71,11 +74,12 @@ def preactivation_cifar_fields(depth: int) -> dict[str, Any]:
 
 def _blocks(depth: int, layers: int) -> int:
   """Blocks in each of three stages; `layers` in one block of each, and two more."""
-  n, remainder = divmod(depth - 2, layers)
+  whole = isinstance(depth, int | np.integer)
+  n, remainder = divmod(int(depth) - 2, layers) if whole else (0, 0)
   if remainder or n < 1:
     examples = ", ".join(str(layers * n + 2) for n in (1, 2, 3))
     raise ValueError(
-      f"depth={depth}: these CIFAR networks have {layers}n+2 layers, n >= 1 ({examples}, …)"
+      f"depth={depth!r}: these CIFAR networks have {layers}n+2 layers, n >= 1 ({examples}, …)"
     )
   return n
 
@@ -106,11 +110,11 @@ def image_shape(name: str) -> tuple[int, int, int]:
   return (32, 32, 3) if cifar else (224, 224, 3)
 
 
-def create(name: str, **overrides: Any) -> Network:
+def create(name: str, /, **overrides: Any) -> Network:
   """A network by name.
 
   Args:
-    name: One of `names()`.
+    name: One of `names()`. (`name=…` is Linen's: that of the module in another one.)
     **overrides: Fields of `resnet_jax.models.ResNet` (of `VGG`, for those) that shall differ from
       the paper's network, for example `num_classes=100` or `shortcut="C"`.
 
@@ -123,15 +127,45 @@ def create(name: str, **overrides: Any) -> Network:
   network, fields = NETWORKS[_known(name)]
   known = [f.name for f in dataclasses.fields(network) if f.name not in ("parent", "name")]
   for field in overrides:
-    if field not in known:
+    if field not in (*known, "name"):
       raise ValueError(f"network {name} has no field {field!r}: its fields are {', '.join(known)}")
   values = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
   return network(**(fields | values))
 
 
 def _known(name: str) -> str:
+  if not isinstance(name, str):
+    raise ValueError(f"name={name!r}: expected the name of a network, for example 'resnet50'")
   if name not in NETWORKS:
-    near = difflib.get_close_matches(name, NETWORKS, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names())}"
-    raise ValueError(f"no network is called {name!r}: {hint}")
+    raise ValueError(f"no network is called {name!r}: {_hint(name.lower())}")
   return name
+
+
+def _hint(name: str) -> str:
+  """What somebody who asks for a network that is not there may have meant."""
+  if name in NETWORKS:
+    return f"did you mean {name}?"
+  cifar = re.fullmatch(r"(resnet|plain)(\d+)", name)
+  n, remainder = divmod(int(cifar[2]) - 2, 6) if cifar else (0, 0)
+  if cifar and n > 0 and not remainder:
+    return (
+      f"{cifar[2]} layers are 6n+2, so for CIFAR it is {cifar[1]}20 with stage_sizes={(n, n, n)}, "
+      f"those of cifar_fields({cifar[2]})"
+    )
+  for part, (base, fields) in _OPTIONS.items():
+    if part in name:
+      return f"it is {base} with {fields}"
+  near = difflib.get_close_matches(name, NETWORKS, n=3)
+  return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names())}"
+
+
+# Part of a popular name -> a network, and the fields that make it what is called so.
+_OPTIONS = {
+  "resnext": ("resnet50", "groups=32, width_per_group=4 (32x4d)"),
+  "wide_resnet": ("resnet50", "width_per_group=128 (wide_resnet50_2)"),
+  "wrn": (
+    "resnet20",
+    "stage_sizes=(4, 4, 4), widening=10, shortcut='B', order='full_preactivation' (28-10)",
+  ),
+  "se_resnet": ("resnet50", "squeeze_excitation=16"),
+}

@@ -6,11 +6,19 @@ from typing import Any, get_type_hints
 
 from resnet_jax.models.catalog import Network, create
 from resnet_jax.models.factories import ActivationName
+from resnet_jax.models.fields import DtypeName
 from resnet_jax.models.normalization import NormName
+from resnet_jax.models.resnet import BlockName
 
 _NOT_CONFIGURABLE = ("parent", "name")
 # What a config file or a command line can say: values that JSON can hold, no functions.
-_CONFIGURABLE: dict[str, Any] = {"norm": NormName | None, "activation": ActivationName}
+_CONFIGURABLE: dict[str, Any] = {
+  "activation": ActivationName,
+  "block": BlockName,
+  "dtype": DtypeName,
+  "norm": NormName | None,
+  "param_dtype": DtypeName,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """The convolution that every network here is built of, and its initialisation."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+
+from resnet_jax.models.fields import check_choice, check_part
 
 # He initialisation (arXiv 1502.01852, eq. 10 and 14): normal, variance 2 / fan. Over fan-out for
 # convolutions, as the authors' and fb.resnet.torch's nets; the classifier, whose fan-out is the
@@ -50,7 +52,7 @@ class Conv(nn.Module):
     Raises:
       ValueError: An attribute has no such value, or the input not the channels of the kernel.
     """
-    self._check(x.shape)
+    self._check(x)
     shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
     kernel = self.param("kernel", he_fan_out, shape, self.param_dtype)
     bias = None
@@ -72,11 +74,13 @@ class Conv(nn.Module):
       )
     return y if bias is None else y + bias
 
-  def _check(self, shape: tuple[int, ...]) -> None:
+  def _check(self, x: jax.Array) -> None:
+    positive = ("features", "kernel_size", "stride", "dilation", "groups")
+    check_part(self, x, positive=positive)
+    check_choice("padding", self.padding, ConvPadding)
+    shape = x.shape
     if self.kernel_size % 2 == 0:
       raise ValueError(f"kernel_size={self.kernel_size}: symmetric padding needs an odd one")
-    if self.padding not in get_args(ConvPadding):
-      raise ValueError(f"padding={self.padding!r}: expected one of {get_args(ConvPadding)}")
     if shape[-1] % self.groups or self.features % self.groups:
       raise ValueError(
         f"groups={self.groups}: they must divide the {shape[-1]} input and the {self.features} "

@@ -9,6 +9,9 @@ import jax
 from flax import linen as nn
 from jax.extend import core
 
+from resnet_jax.models.catalog import Network
+from resnet_jax.models.fields import check_integer
+
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
@@ -30,11 +33,24 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
   Args:
     module: A network or any part of one that is called with an array.
     input_shape: Shape of one input without its batch axis: (height, width, channels) for an image.
+
+  Raises:
+    ValueError: It is no module, or cannot take such an input.
   """
-  x = jax.ShapeDtypeStruct((1, *input_shape), "float32")
+  if not isinstance(module, nn.Module):
+    raise ValueError(f"module={module!r}: expected a Linen module, as models.create gives")
+  is_shape = isinstance(input_shape, tuple | list)
+  if not is_shape or (isinstance(module, Network) and len(input_shape) != 3):
+    raise ValueError(
+      f"input_shape={input_shape!r}: expected (height, width, channels), without the batch axis"
+    )
+  shape = tuple(check_integer("input_shape", size, 1) for size in input_shape)
+  x = jax.ShapeDtypeStruct((1, *shape), "float32")
   variables = jax.eval_shape(module.init, jax.random.key(0), x)
-  # A part whose batch norms are in training mode updates their statistics.
-  apply = functools.partial(module.apply, mutable=["batch_stats"])
+  # A part in training mode updates the statistics of its batch norms, and may draw random numbers.
+  apply = functools.partial(
+    module.apply, mutable=["batch_stats"], rngs={"params": jax.random.key(0)}
+  )
   program = jax.make_jaxpr(apply)(variables, x)
   params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.get("params", {})))
   return Cost(params, _macs(program.jaxpr))

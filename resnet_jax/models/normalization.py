@@ -10,9 +10,10 @@ from flax import linen as nn
 from jax import lax
 
 from resnet_jax.models.factories import ModuleFactory
-from resnet_jax.models.fields import check_flag, check_number
+from resnet_jax.models.fields import check_fraction, said
 
 NormName = Literal["batch"]
+_NORM_EXAMPLE = "norm=lambda use_running_average, **rest: nn.GroupNorm(num_groups=8, **rest)"
 
 
 class BatchNorm(nn.Module):
@@ -54,8 +55,10 @@ class BatchNorm(nn.Module):
 
     Raises:
       ValueError: The groups do not divide the batch, or a device's share the groups; no axis is
-        called `axis_name` here.
+        called `axis_name` here; momentum or epsilon is not in [0, 1).
     """
+    check_fraction("momentum", self.momentum)
+    check_fraction("epsilon", self.epsilon)
     shape = (x.shape[-1],)
     wide = jnp.promote_types(x.dtype, jnp.float32)
     stats_dtype = jnp.promote_types(self.param_dtype, jnp.float32)
@@ -147,12 +150,10 @@ def check_norm(
   frozen: bool,
 ) -> None:
   """Raises a ValueError unless the fields of a network that concern its norms fit together."""
-  if norm is not None and norm != "batch" and not callable(norm):
-    raise ValueError(f"norm={norm!r}: expected 'batch', None, or a factory of modules")
-  check_flag("frozen_bn", frozen)
-  for name, value in (("bn_momentum", momentum), ("bn_epsilon", epsilon)):
-    if value is not None:
-      check_number(name, value, -1e-12, 1)
+  if norm is not None and norm != "batch" and (not callable(norm) or isinstance(norm, nn.Module)):
+    raise ValueError(
+      f"norm={said(norm)}: expected 'batch', None, or a factory of modules, such as {_NORM_EXAMPLE}"
+    )
   for name, value in (("bn_momentum", momentum), ("bn_epsilon", epsilon), ("frozen_bn", frozen)):
     if norm is None and value not in (None, False):
       raise ValueError(f"{name}={value!r}: with norm=None there is no batch norm")
@@ -177,4 +178,17 @@ def norm_factory(
     return NoNorm
   chosen = {"momentum": momentum, "epsilon": epsilon}
   settings |= {name: value for name, value in chosen.items() if value is not None}
-  return functools.partial(BatchNorm if norm == "batch" else norm, **settings)
+  if norm == "batch":
+    return functools.partial(BatchNorm, **settings)
+
+  def make(**more: Any) -> nn.Module:
+    arguments = settings | more
+    try:
+      return norm(**arguments)
+    except TypeError as error:
+      raise ValueError(
+        f"norm={said(norm)}: it is called with {', '.join(arguments)}, which "
+        f"failed: {error}; a norm that takes less is {_NORM_EXAMPLE}"
+      ) from error
+
+  return make

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
+from jax import lax
 
 POOL_PADDINGS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
@@ -45,15 +47,37 @@ def max_pool_of_slices(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.A
   return largest
 
 
-def average_pool(x: jax.Array, stride: int) -> jax.Array:
-  """Means over windows of stride x stride pixels, those cut off by the border over what is there.
+def average_pool(x: jax.Array, window: int, dilation: int | None = None) -> jax.Array:
+  """Means over windows, those cut off by the border over what is there.
 
-  (N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), C), as ResNet-D's shortcut takes it
-  (arXiv 1812.01187, section 4).
+  As ResNet-D's shortcut takes it (arXiv 1812.01187, section 4).
+
+  Args:
+    x: (N, H, W, C).
+    window: Rows and columns of a window, and the stride.
+    dilation: Distance between the pixels of a window, the stride then being 1: the means of the
+      strided pooling and those between, of a map that itself was dilated so. None for adjacent
+      pixels and the stride.
+
+  Returns:
+    (N, ceil(H / window), ceil(W / window), C), or (N, H, W, C) with a dilation.
   """
-  padding = tuple((0, -size % stride) for size in x.shape[1:3])
-  window = (stride, stride)
-  return nn.avg_pool(x, window, strides=window, padding=padding, count_include_pad=False)
+  stride = window if dilation is None else 1
+  span = (window - 1) * (dilation or 1)
+  padding = tuple((0, span if dilation else -size % window) for size in x.shape[1:3])
+
+  def sums(x: jax.Array) -> jax.Array:
+    return lax.reduce_window(
+      x,
+      np.zeros((), x.dtype),  # A constant: the sum of JAX that has a gradient.
+      lax.add,
+      window_dimensions=(1, window, window, 1),
+      window_strides=(1, stride, stride, 1),
+      padding=((0, 0), *padding, (0, 0)),
+      window_dilation=(1, dilation or 1, dilation or 1, 1),
+    )
+
+  return sums(x) / sums(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from resnet_jax.models.additions import Addition
 from resnet_jax.models.factories import Activation
+from resnet_jax.models.fields import check_function
 
 
 class Residual(nn.Module):
@@ -30,7 +31,10 @@ class Residual(nn.Module):
     """The input's shape -> the branch's output shape, which must be the shortcut's.
 
     Raises:
-      ValueError: Branch and shortcut differ in shape.
+      ValueError: Branch and shortcut differ in shape, or a field cannot be called with arrays.
     """
+    for name in ("branch", "shortcut", "activation", "addition"):
+      if name in ("branch", "addition") or getattr(self, name) is not None:
+        check_function(name, getattr(self, name))
     y = self.addition(x if self.shortcut is None else self.shortcut(x), self.branch(x))
     return y if self.activation is None else self.activation(y)

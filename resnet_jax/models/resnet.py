@@ -10,9 +10,11 @@ from resnet_jax.models.additions import AdditionName, select_addition
 from resnet_jax.models.blocks import (
   PREACTIVATIONS,
   BasicBlock,
+  Block,
   BottleneckBlock,
   StrideIn,
   UnitOrder,
+  channels_per_group,
   check_order,
 )
 from resnet_jax.models.convolution import Conv, ConvPadding
@@ -26,9 +28,12 @@ from resnet_jax.models.fields import (
   check_choice,
   check_dtype,
   check_flag,
+  check_fraction,
   check_images,
   check_integer,
+  check_precision,
   check_sizes,
+  set_checked,
 )
 from resnet_jax.models.heads import Pooling, dense, pool
 from resnet_jax.models.normalization import NoNorm, NormName, check_norm, norm_factory
@@ -39,6 +44,7 @@ from resnet_jax.models.stages import Stage, Transition
 from resnet_jax.models.stems import STEM_STRIDES, Stem, StemName
 
 BlockName = Literal["basic", "bottleneck"]
+_BLOCKS: dict[Any, type[Block]] = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
 
 
 class ResNet(nn.Module):
@@ -50,10 +56,12 @@ class ResNet(nn.Module):
 
   Attributes:
     stage_sizes: Number of blocks in each stage.
-    block: basic (two 3x3 convolutions) or bottleneck (1x1, 3x3, 1x1; four times as wide).
+    block: basic (two 3x3 convolutions) or bottleneck (1x1, 3x3, 1x1; four times as wide). From
+      Python also a subclass of `Block`.
     width: Channels of the stem, and of the 3x3 convolutions of the first stage.
     widening: Factor of the width of all stages, not of the stem (wide, arXiv 1605.07146).
     groups: Groups of the 3x3 convolution of bottlenecks (ResNeXt's cardinality, arXiv 1611.05431).
+      They multiply its width, each being `width_per_group` wide.
     width_per_group: Of a bottleneck's 3x3 convolution, in 64ths of the paper's width: 4 with 32
       groups is ResNeXt 32x4d, 128 with one group torchvision's wide_resnet.
     stem: imagenet (7x7 convolution and max-pooling, both of stride 2), cifar (3x3 convolution) or
@@ -73,35 +81,36 @@ class ResNet(nn.Module):
     squeeze_excitation: Reduction of `SqueezeExcitation` in each block, for example 16; None for
       none.
     output_stride: Pixels of the image for each of the last feature map. Stages that would exceed it
-      dilate their convolutions instead of striding. None for the network's own: 32, or 4 for CIFAR.
-    head: Pooling before the classifier: avg, max, flatten, or none (no classifier either: the
-      output is the last feature map).
-    num_classes: Number of classes; 0 for no classifier: the output is what was pooled.
+      dilate their convolutions (and pool_conv's pooling) instead of striding, and compute the
+      features of the strided network and those between; with conv_padding=same other ones, for
+      strided convolutions pad otherwise there. None for the network's own: 32, or 4 for CIFAR.
+    head: What the classifier is given, pooled by avg or max, or the map flattened. none for neither
+      pooling nor classifier, whatever num_classes is: the output is the last feature map.
+    num_classes: Number of classes; 0 for no classifier: the output is what was pooled (N, C).
     use_bias: Whether convolutions have a bias.
-    norm: batch (`BatchNorm`), None for none, or a factory that takes `use_running_average`,
-      `dtype`, `param_dtype` and `name`, those of the next two that are set, and `scale_init` for
-      `zero_init_residual`.
+    norm: batch (`BatchNorm`), None for none. From Python also a factory that takes
+      `use_running_average`, `dtype`, `param_dtype` and `name`, those of the next two that are set,
+      and `scale_init` for `zero_init_residual`.
     bn_momentum: Weight of the past in the running statistics; None for the norm's own, 0.9.
     bn_epsilon: Added to the variance; None for the norm's own, 1e-5.
     frozen_bn: Whether batch norm uses its running statistics in training too and leaves them as
       they are (fine-tuning, detection). Its scale and bias are parameters like any other: freeze
       them in the optimizer.
     zero_init_residual: Whether the last norm of each branch starts with scale zero (1706.02677).
-    activation: The non-linearity, by name or as a function.
+    activation: The non-linearity, by name. From Python also a function.
     conv_padding: symmetric, as Caffe and PyTorch, or same, as TensorFlow: see `Conv`.
     pool_padding: Before and after, of the stem's max-pooling: (0, 1) as Caffe, (1, 1) as PyTorch.
-    dtype: Of the computation, by name or as `jnp.bfloat16`; batch statistics, pooling and logits
-      are float32 or wider.
+    dtype: Of the computation; batch statistics, pooling and logits are float32 or wider.
     param_dtype: Of the parameters.
     scan: Whether the equal blocks of a stage are one loop, which compiles in seconds at any depth
-      and on CPUs is ten times slower. Variables then have another layout: see
-      `resnet_jax.models.to_scanned`.
+      and on CPUs is ten times slower. Variables then have another layout, and `init` draws other
+      values from the same key: see `resnet_jax.models.to_scanned`.
     remat: Whether the activations within a block are computed again in the backward pass. (XLA's
       CPU compiler undoes it unless blocks are scanned.)
   """
 
   stage_sizes: tuple[int, ...]
-  block: BlockName = "basic"
+  block: BlockName | type[Block] = "basic"
   width: int = 64
   widening: int = 1
   groups: int = 1
@@ -134,9 +143,10 @@ class ResNet(nn.Module):
 
   def __post_init__(self) -> None:
     """Checks all that can be checked before anything is traced."""
-    check_sizes("stage_sizes", self.stage_sizes)
+    set_checked(self, check_sizes, "stage_sizes")
+    if not (isinstance(self.block, type) and issubclass(self.block, Block)):
+      check_choice("block", self.block, BlockName)
     for name, choices in (
-      ("block", BlockName),
       ("stem", StemName),
       ("shortcut", ("A", "B", "C", None)),
       ("projection", Projection),
@@ -146,39 +156,37 @@ class ResNet(nn.Module):
       ("conv_padding", ConvPadding),
       ("pool_padding", POOL_PADDINGS),
     ):
-      check_choice(name, getattr(self, name), choices)
-    for name, at_least in (
-      ("width", 1),
-      ("widening", 1),
-      ("groups", 1),
-      ("width_per_group", 1),
-      ("num_classes", 0),
-    ):
-      check_integer(name, getattr(self, name), at_least)
-    for name in ("use_bias", "frozen_bn", "zero_init_residual", "scan", "remat"):
-      check_flag(name, getattr(self, name))
-    check_dtype("dtype", self.dtype)
-    check_dtype("param_dtype", self.param_dtype)
+      set_checked(self, check_choice, name, choices=choices)
+    positive = ("width", "widening", "groups", "width_per_group", "squeeze_excitation")
+    set_checked(self, check_integer, *positive, at_least=1)
+    set_checked(self, check_integer, "num_classes", at_least=0)
+    set_checked(self, check_flag, "use_bias", "frozen_bn", "zero_init_residual", "scan", "remat")
+    set_checked(self, check_dtype, "dtype", "param_dtype")
+    set_checked(self, check_fraction, "bn_momentum", "bn_epsilon")
+    set_checked(self, check_choice, "output_stride", choices=self._strides())
     activation_function(self.activation)
     check_order(self.order, self.zero_init_residual)
     select_addition(self.addition, self.addition_parameters)
     check_norm(self.norm, self.bn_momentum, self.bn_epsilon, self.frozen_bn)
-    if self.squeeze_excitation is not None:
-      check_integer("squeeze_excitation", self.squeeze_excitation, 1)
-    if self.output_stride is not None:
-      check_choice("output_stride", self.output_stride, self._strides())
     self._check_combination()
     super().__post_init__()
 
   def _check_combination(self) -> None:
     """Raises a ValueError for fields that say something about what this network does not have."""
-    if self.block == "basic":
+    if issubclass(self._block_class(), BottleneckBlock):
+      channels_per_group(self.width * self.widening, self.width_per_group)
+    else:
       for name, neutral in (("stride_in", "1x1"), ("groups", 1), ("width_per_group", 64)):
         value = getattr(self, name)
         if value != neutral:
           raise ValueError(
-            f"{name}={value!r}: only bottleneck blocks have a choice, not basic ones"
+            f"{name}={value!r}: only bottleneck blocks have a choice, not block={self.block!r}: "
+            f"leave it {neutral!r}, or block='bottleneck'"
           )
+    if self.stem == "cifar" and self.pool_padding != (0, 1):
+      raise ValueError(
+        f"pool_padding={self.pool_padding}: the stem for CIFAR (stem='cifar') has no pooling"
+      )
     if self.stem == "deep" and self.width < 2:
       raise ValueError(f"width={self.width}: the deep stem halves it, so at least 2 is needed")
     if self.projection != "conv" and self.shortcut not in ("B", "C"):
@@ -191,6 +199,9 @@ class ResNet(nn.Module):
       raise ValueError("zero_init_residual=True: with norm=None there is no scale to start at zero")
     if self.zero_init_residual and self.shortcut is None:
       raise ValueError("zero_init_residual=True: a plain network (shortcut=None) would stay zero")
+
+  def _block_class(self) -> type[Block]:
+    return self.block if isinstance(self.block, type) else _BLOCKS[self.block]
 
   def _strides(self) -> tuple[int, ...]:
     """Pixels of the image for each of the stem's and every stage's output."""
@@ -209,11 +220,15 @@ class ResNet(nn.Module):
     Returns:
       Logits (N, num_classes), float32 or wider; with num_classes=0 what was pooled, and with
       head="none" the last feature map. With `return_features` also a dictionary of the outputs of
-      `stem`, `stage1`, `stage2`, …, each (N, H', W', C') in `dtype`.
+      `stem`, `stage1`, `stage2`, …, each (N, H', W', C') in `dtype`. In pre-activation orders those
+      of stages are the sums, not activated (nor, in full_preactivation, normalised): the next unit
+      does that. What the head is given, and head="none" gives, is activated (and normalised).
 
     Raises:
-      ValueError: The images have another rank, dtype, size or number of channels than they can.
+      ValueError: The images have another rank, dtype, size or number of channels than they can; the
+        variables are of the other layout; float64 without JAX's x64 mode; `norm` cannot be called.
     """
+    check_precision(dtype=self.dtype, param_dtype=self.param_dtype)
     check_images(images, self.output_stride or self._strides()[-1])
     dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     conv = functools.partial(Conv, use_bias=self.use_bias, padding=self.conv_padding, **dtypes)
@@ -267,7 +282,7 @@ class ResNet(nn.Module):
 
   def _channels(self, stage: int) -> int:
     """Output channels of a stage, counted from 0."""
-    return self.width * self.widening * 2**stage * (4 if self.block == "bottleneck" else 1)
+    return self.width * self.widening * 2**stage * self._block_class().expansion
 
   def _block(self, conv: ModuleFactory, norm: ModuleFactory, train: bool) -> ModuleFactory:
     activation = activation_function(self.activation)
@@ -278,10 +293,10 @@ class ResNet(nn.Module):
       param_dtype=self.param_dtype,
       train=train,
     )
-    block: ModuleFactory = BasicBlock
-    if self.block == "bottleneck":
+    block: ModuleFactory = self._block_class()
+    if issubclass(self._block_class(), BottleneckBlock):
       block = functools.partial(
-        BottleneckBlock,
+        block,
         stride_in=self.stride_in,
         groups=self.groups,
         width_per_group=self.width_per_group,

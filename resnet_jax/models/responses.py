@@ -1,20 +1,23 @@
 """The responses of 3x3 convolutions, as the paper's Fig. 7 looks at them."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 import jax
 from flax import linen as nn
 
 from resnet_jax.models.blocks import Block
-from resnet_jax.models.layouts import to_unrolled
+from resnet_jax.models.stages import repeated_blocks
 from resnet_jax.models.stems import Stem
 from resnet_jax.models.vgg import VGGStage
 
+_Path = tuple[str, ...]
+
 
 def responses(
-  model: nn.Module, variables: Mapping[str, Any], images: jax.Array, train: bool = False
+  model: nn.Module, variables: Mapping[str, Any], *inputs: Any, rngs: Any = None, **keywords: Any
 ) -> dict[str, jax.Array]:
   """The output of each 3x3 convolution after batch norm, before non-linearity and addition.
 
@@ -22,27 +25,59 @@ def responses(
   addition), it is the output of the convolution.
 
   Args:
-    model: A network of this package, or one with blocks of this package in it.
+    model: A network of this package, a part of one, or a module with blocks of this package in it.
     variables: Its variables.
-    images: (N, H, W, C).
-    train: Whether norms take the statistics of these images.
+    *inputs: What it is called with: images (N, H, W, C), and `train` for those that take it, so
+      that norms take the statistics of these images.
+    rngs: As `apply` takes them: a `dropout` key for shortcuts that drop in training.
+    **keywords: What it is called with by name.
 
   Returns:
     Arrays (N, H', W', C') by name of the convolution, `stage1/block1/conv1`, in the order in which
-    the network computes them.
+    they are computed. Of a module that is called several times, the first call's.
   """
+  order: dict[_Path, None] = {}
+
+  def record(module: nn.Module, method: str) -> bool:
+    found = _is_response(module, method)
+    if found:
+      order[module.path] = None
+    return found
+
   _, updated = model.apply(
     variables,
-    images,
-    train=train,
+    *inputs,
+    rngs=rngs,
     mutable=["batch_stats", "intermediates"],
-    capture_intermediates=_is_response,
+    capture_intermediates=record,
+    **keywords,
   )
-  found = dict(_flatten(to_unrolled(updated["intermediates"])))
-  return {
-    re.sub(r"norm(\d*)$", r"conv\1", "/".join(path)): found[path]
-    for path in sorted(found, key=_place)
-  }
+  found: dict[str, jax.Array] = {}
+  for loop, group in groupby(order, key=_loop):
+    outputs = {path: _output(updated["intermediates"], path) for path in group}
+    if loop is None:
+      found |= {_name(path): y for path, y in outputs.items()}
+      continue
+    # The blocks of a loop are one module, whose output has a leading axis for them.
+    for i in range(len(next(iter(outputs.values())))):
+      block = (*loop[:-1], f"block{repeated_blocks(2)[0] + i}")
+      found |= {_name((*block, *path[len(loop) :])): y[i] for path, y in outputs.items()}
+  return found
+
+
+def _loop(path: _Path) -> _Path | None:
+  """The path of the scanned blocks that a module stands in, if it does."""
+  return path[: path.index("blocks") + 1] if "blocks" in path else None
+
+
+def _output(intermediates: Any, path: _Path) -> jax.Array:
+  for name in path:
+    intermediates = intermediates[name]
+  return intermediates["__call__"][0]
+
+
+def _name(path: _Path) -> str:
+  return re.sub(r"norm(\d*)$", r"conv\1", "/".join(path))
 
 
 def _is_response(module: nn.Module, method: str) -> bool:
@@ -67,16 +102,3 @@ def _is_response(module: nn.Module, method: str) -> bool:
 def _kind_and_number(name: str) -> tuple[str, int]:
   match = re.fullmatch(r"([a-z]+)(\d*)", name)
   return (match[1], int(match[2] or 1)) if match else ("", 0)
-
-
-def _flatten(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], jax.Array]]:
-  for name, content in tree.items():
-    if name == "__call__":
-      yield path, content[0]
-    else:
-      yield from _flatten(content, (*path, name))
-
-
-def _place(path: tuple[str, ...]) -> tuple[tuple[bool, int], ...]:
-  """Order of computation: the stem first, then by the numbers in the names."""
-  return tuple((name != "stem", _kind_and_number(name)[1]) for name in path)

@@ -5,7 +5,7 @@ B  the identity; where the dimensions increase, a projection (1x1 convolution an
 C  projections everywhere
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from resnet_jax.models.convolution import Conv
 from resnet_jax.models.factories import ModuleFactory
+from resnet_jax.models.fields import check_choice, check_part
 from resnet_jax.models.normalization import BatchNorm
 from resnet_jax.models.pooling import average_pool
 
@@ -35,8 +36,9 @@ class IdentityShortcut(nn.Module):
     """(N, H, W, features) -> the same."""
     if self.stride != 1 or x.shape[-1] != self.features:
       raise ValueError(
-        f"an identity shortcut cannot turn {x.shape[-1]} channels into {self.features} at stride "
-        f"{self.stride}: use ZeroPadShortcut or ProjectionShortcut"
+        f"features={self.features}, stride={self.stride}: an identity shortcut cannot turn "
+        f"{x.shape[-1]} channels into {self.features} at stride {self.stride}; give the block "
+        "shortcut=ZeroPadShortcut or ProjectionShortcut"
       )
     return x
 
@@ -56,9 +58,13 @@ class ZeroPadShortcut(nn.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features)."""
+    check_part(self, x, positive=("features", "stride"))
     missing = self.features - x.shape[-1]
     if missing < 0:
-      raise ValueError(f"option A cannot reduce {x.shape[-1]} channels to {self.features}")
+      raise ValueError(
+        f"features={self.features}: option A pads, and cannot reduce {x.shape[-1]} channels to "
+        f"{self.features}; option B can (shortcut='B', ProjectionShortcut)"
+      )
     x = x[:, :: self.stride, :: self.stride]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))
 
@@ -73,6 +79,9 @@ class ProjectionShortcut(nn.Module):
       that no pixel is left out (ResNet-D, arXiv 1812.01187).
     conv: Convolution: `conv(features, kernel_size, stride, name=…)`.
     norm: Normalisation: `norm(name=…)`.
+    first_dilation: Of the input, in a stage that dilates where it would stride.
+    dilation: Of the output there: pool_conv then takes the means that it would take striding, and
+      those between. (timm's takes those of adjacent pixels at any dilation: another function.)
   """
 
   features: int
@@ -80,13 +89,20 @@ class ProjectionShortcut(nn.Module):
   kind: Projection = "conv"
   conv: ModuleFactory = Conv
   norm: ModuleFactory = BatchNorm
+  first_dilation: int = 1
+  dilation: int = 1
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features)."""
-    stride = self.stride
-    if self.kind == "pool_conv" and stride > 1:
+    check_choice("kind", self.kind, Projection)
+    positive = ("features", "stride", "first_dilation", "dilation")
+    check_part(self, x, positive=positive, factories=("conv", "norm"))
+    stride, pools = self.stride, self.kind == "pool_conv"
+    if pools and stride > 1:
       x, stride = average_pool(x, stride), 1
+    elif pools and self.dilation != self.first_dilation:
+      x = average_pool(x, self.dilation // self.first_dilation, self.first_dilation)
     x = self.conv(self.features, 1, stride, name="conv")(x)
     return self.norm(name="norm")(x)
 
@@ -109,13 +125,9 @@ def select_shortcut(
   Raises:
     ValueError: There is no such option.
   """
+  check_choice("shortcut", option, ("A", "B", "C", None))
   if option is None:
     return None
-  if option not in get_args(ShortcutOption):
-    raise ValueError(
-      f"shortcut={option!r}: expected one of {get_args(ShortcutOption)}, or None for a plain "
-      "network"
-    )
   if option == "C" or (option == "B" and changes_shape):
     return projection
   return ZeroPadShortcut if changes_shape else IdentityShortcut

@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from resnet_jax.models.convolution import he_fan_in
 from resnet_jax.models.factories import Activation
+from resnet_jax.models.fields import check_part
 from resnet_jax.models.pooling import global_average_pool
 
 
@@ -27,6 +28,7 @@ class SqueezeExcitation(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, H, W, C)."""
+    check_part(self, x, positive=("reduction",), functions=("activation",))
     channels = x.shape[-1]
 
     def dense(features: int, name: str) -> nn.Dense:

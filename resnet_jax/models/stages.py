@@ -1,7 +1,7 @@
 """A stage: blocks of equal width at equal resolution, one after another or scanned (Table 1)."""
 
 import functools
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 from flax import linen as nn
@@ -9,6 +9,7 @@ from flax import linen as nn
 from resnet_jax.models.blocks import BasicBlock
 from resnet_jax.models.convolution import Conv
 from resnet_jax.models.factories import ModuleFactory
+from resnet_jax.models.fields import check_choice, check_part
 from resnet_jax.models.normalization import BatchNorm
 from resnet_jax.models.shortcuts import ProjectionShortcut, ShortcutOption, select_shortcut
 
@@ -31,7 +32,7 @@ class Stage(nn.Module):
     conv: Convolution of projections.
     norm: Normalisation of projections.
     projection: What stands where the option projects: `projection(features, stride, conv=…, norm=…,
-      name=…)`.
+      name=…)`; it takes `first_dilation` and `dilation` too where these differ.
     transition: Where the block that changes the dimensions stands: first, as in the paper, or last.
     preactivate: Whether the first block activates its input, in pre-activation orders.
     first_dilation: Dilation up to the convolution that strides, or would, included.
@@ -59,10 +60,16 @@ class Stage(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features)."""
-    if self.transition not in get_args(Transition):
-      raise ValueError(f"transition={self.transition!r}: expected one of {get_args(Transition)}")
+    """(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), features).
+
+    Raises:
+      ValueError: A field has no such value, or the variables are those of the other layout.
+    """
+    check_choice("transition", self.transition, Transition)
+    positive = ("size", "features", "stride", "first_dilation", "dilation")
+    check_part(self, x, positive=positive, factories=("block", "conv", "norm", "projection"))
     repeated = repeated_blocks(self.size, self.transition) if self.scan else range(0)
+    self._check_layout(bool(repeated))
     for number in range(1, self.size + 1):
       if number not in repeated:
         x = self._call(self._block(number, x, f"block{number}"), x)
@@ -83,6 +90,10 @@ class Stage(nn.Module):
       features, stride = self.features, self.stride
     changes_shape = stride != 1 or features != x.shape[-1]
     projection = functools.partial(self.projection, conv=self.conv, norm=self.norm)
+    if number == transition and self.dilation != self.first_dilation:
+      projection = functools.partial(
+        projection, first_dilation=self.first_dilation, dilation=self.dilation
+      )
     shortcut = select_shortcut(self.shortcut, changes_shape, projection)
     more: dict[str, Any] = {}
     if number == 1 and not self.preactivate:
@@ -93,6 +104,15 @@ class Stage(nn.Module):
     if number == transition and dilation != self.first_dilation:
       more["first_dilation"] = self.first_dilation
     return self.block(features, stride, shortcut, **more, name=name)
+
+  def _check_layout(self, scans: bool) -> None:
+    other = "block2" if scans else "blocks"
+    if self.has_variable("params", other):
+      convert = "to_scanned" if scans else "to_unrolled"
+      raise ValueError(
+        f"{'/'.join(self.path) or 'a stage'} with scan={self.scan}, size={self.size}, transition="
+        f"{self.transition!r} has no {other}: resnet_jax.models.{convert} converts variables"
+      )
 
   def _call(self, block: nn.Module, x: jax.Array) -> jax.Array:
     if not self.remat:

@@ -1,14 +1,15 @@
 """What stands before the first stage (Table 1, conv1 and the pooling of conv2_x; section 4.2)."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 from flax import linen as nn
 
 from resnet_jax.models.convolution import Conv
 from resnet_jax.models.factories import Activation, ModuleFactory
+from resnet_jax.models.fields import check_choice, check_part
 from resnet_jax.models.normalization import BatchNorm
-from resnet_jax.models.pooling import max_pool
+from resnet_jax.models.pooling import POOL_PADDINGS, max_pool
 
 StemName = Literal["imagenet", "cifar", "deep"]
 STEM_STRIDES = {"imagenet": 4, "cifar": 1, "deep": 4}
@@ -37,9 +38,16 @@ class Stem(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
-    """(N, H, W, C) -> (N, H / 4, W / 4, features), or (N, H, W, features) for cifar."""
-    if self.kind not in get_args(StemName):
-      raise ValueError(f"kind={self.kind!r}: expected one of {get_args(StemName)}")
+    """(N, H, W, C) -> (N, H', W', features).
+
+    For cifar H' = H. Else the convolution leaves h = ceil(H / 2) rows, and the pooling
+    H' = (h + sum(pool_padding) - 3) // 2 + 1: h // 2 with the paper's padding, ceil(h / 2) with
+    (1, 1), (h - 1) // 2 with (0, 0). W' likewise.
+    """
+    check_choice("kind", self.kind, StemName)
+    check_choice("pool_padding", self.pool_padding, POOL_PADDINGS)
+    parts = {"factories": ("conv", "norm"), "functions": ("activation",)}
+    check_part(self, images, positive=("features",), **parts)
     if self.kind == "deep":
       half = self.features // 2
       x = self._layer(images, half, 3, 2, "1")

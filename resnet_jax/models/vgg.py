@@ -17,10 +17,13 @@ from resnet_jax.models.fields import (
   check_choice,
   check_dtype,
   check_flag,
+  check_fraction,
   check_images,
   check_integer,
-  check_number,
+  check_part,
+  check_precision,
   check_sizes,
+  set_checked,
 )
 from resnet_jax.models.heads import Pooling, dense, pool
 from resnet_jax.models.normalization import NoNorm, NormName, check_norm, norm_factory
@@ -38,15 +41,16 @@ class VGG(nn.Module):
     dropout: Rate of dropout after each of them, in training, for which `apply` needs a `dropout`
       key; 0 for none.
     head: What the dense layers are given: the feature map flattened, as the original, or its mean
-      (avg) or maximum (max); none for neither dense layers nor classifier.
+      (avg) or maximum (max). none for neither pooling nor dense layers nor classifier, whatever
+      hidden_features, dropout and num_classes are: the output is the last feature map.
     num_classes: Number of classes; 0 for no classifier: the output is that of the layer before.
     use_bias: Whether convolutions have a bias.
-    norm: None for none, as the original; batch (`BatchNorm`); or a factory that takes
+    norm: None for none, as the original; batch (`BatchNorm`). From Python also a factory that takes
       `use_running_average`, `dtype`, `param_dtype` and `name`.
     bn_momentum: Weight of the past in the running statistics; None for the norm's own, 0.9.
     bn_epsilon: Added to the variance; None for the norm's own, 1e-5.
     frozen_bn: Whether batch norm uses its running statistics in training too.
-    activation: The non-linearity, by name or as a function.
+    activation: The non-linearity, by name. From Python also a function.
     conv_padding: symmetric or same: see `Conv`.
     dtype: Of the computation; logits are float32 or wider.
     param_dtype: Of the parameters.
@@ -72,18 +76,16 @@ class VGG(nn.Module):
 
   def __post_init__(self) -> None:
     """Checks all that can be checked before anything is traced."""
-    check_sizes("stage_sizes", self.stage_sizes)
+    set_checked(self, check_sizes, "stage_sizes")
     if self.hidden_features != ():
-      check_sizes("hidden_features", self.hidden_features)
-    check_integer("width", self.width, 1)
-    check_integer("num_classes", self.num_classes, 0)
-    check_number("dropout", self.dropout, -1e-12, 1)
-    check_choice("head", self.head, Pooling)
-    check_choice("conv_padding", self.conv_padding, ConvPadding)
-    check_flag("use_bias", self.use_bias)
-    check_flag("remat", self.remat)
-    check_dtype("dtype", self.dtype)
-    check_dtype("param_dtype", self.param_dtype)
+      set_checked(self, check_sizes, "hidden_features")
+    set_checked(self, check_integer, "width", at_least=1)
+    set_checked(self, check_integer, "num_classes", at_least=0)
+    set_checked(self, check_choice, "head", choices=Pooling)
+    set_checked(self, check_choice, "conv_padding", choices=ConvPadding)
+    set_checked(self, check_fraction, "dropout", "bn_momentum", "bn_epsilon")
+    set_checked(self, check_flag, "use_bias", "frozen_bn", "remat")
+    set_checked(self, check_dtype, "dtype", "param_dtype")
     activation_function(self.activation)
     check_norm(self.norm, self.bn_momentum, self.bn_epsilon, self.frozen_bn)
     super().__post_init__()
@@ -94,6 +96,7 @@ class VGG(nn.Module):
 
     With head="flatten" all images have the size that the parameters were initialised for.
     """
+    check_precision(dtype=self.dtype, param_dtype=self.param_dtype)
     check_images(images, 2 ** len(self.stage_sizes))
     dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     conv = functools.partial(Conv, use_bias=self.use_bias, padding=self.conv_padding, **dtypes)
@@ -140,6 +143,8 @@ class VGGStage(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, H // 2, W // 2, features)."""
+    parts = {"factories": ("conv", "norm"), "functions": ("activation",)}
+    check_part(self, x, positive=("size", "features"), **parts)
     for i in range(1, self.size + 1):
       x = self.norm(name=f"norm{i}")(self.conv(self.features, 3, name=f"conv{i}")(x))
       x = self.activation(x)

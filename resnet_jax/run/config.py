@@ -10,15 +10,17 @@ import difflib
 import importlib.resources
 import importlib.util
 import inspect
+import itertools
 import math
 import pathlib
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import tyro
+import tyro.extras
 
 from resnet_jax.errors import UserError
 from resnet_jax.models.config import ModelConfig, configurable_fields
@@ -81,7 +83,8 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
 
   Args:
     config: The default of every field.
-    arguments: The arguments; sequences are given as `--config.a.b V1 V2`.
+    arguments: The arguments; sequences are given as `--config.a.b V1 V2`, or =V1,V2 where they are
+      of numbers.
     prog: Name of the command, for messages.
   """
   model = _named_model(config, arguments)
@@ -89,7 +92,7 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
   names = configurable_fields(network)
   model_kind = dataclasses.make_dataclass(
     "Model",
-    [("name", str), *((name, hint) for name, (hint, _) in names.items())],
+    [("name", str), *((name, _one_literal(hint)) for name, (hint, _) in names.items())],
     frozen=True,
     namespace={"__doc__": type(network).__doc__},
   )
@@ -108,7 +111,7 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
   parsed = tyro.cli(
     flags_take_values[command],
     prog=prog,
-    args=arguments,
+    args=[word for argument in arguments for word in _separated(argument)],
     default=command(kind(**values)),
     use_underscores=True,
   ).config
@@ -213,6 +216,21 @@ def _arguments_of(section: str, arguments: Sequence[str]) -> dict[str, str]:
   """The fields of a section that the arguments name, with (the first word of) their last value."""
   text = "\0".join(arguments)
   return dict(re.findall(rf"(?:^|\0)--config\.{section}\.(\w+)[=\0]([^\0]*)", text))
+
+
+def _separated(argument: str) -> list[str]:
+  """`--config.a.b=3,4,6` as the words that a sequence is parsed from; others as they are."""
+  found = re.fullmatch(r"(--config\.[\w.]+)=(-?[\d.]+(?:,-?[\d.]+)+)", argument)
+  return [found[1], *found[2].split(",")] if found else [argument]
+
+
+def _one_literal(hint: Any) -> Any:
+  """A union of literals and None as one literal, whose values tyro always lists in their order."""
+  kinds = get_args(hint)
+  if not kinds or not all(k is type(None) or get_origin(k) is Literal for k in kinds):
+    return hint
+  values = (get_args(kind) or (None,) for kind in kinds)
+  return tyro.extras.literal_type_from_choices(itertools.chain.from_iterable(values))
 
 
 def _built_in_folder() -> pathlib.Path:

@@ -7,18 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from resnet_jax.models import (
   VGG,
+  Addition,
   BasicBlock,
   BatchNorm,
   BottleneckBlock,
   Conv,
+  IdentityShortcut,
+  ProjectionShortcut,
   Residual,
   ResNet,
+  SqueezeExcitation,
   Stage,
   Stem,
+  VGGStage,
   cifar_fields,
+  cost,
   create,
   image_shape,
   preactivation_cifar_fields,
@@ -36,6 +43,8 @@ ADDITIONS = ("sum", "scaled", "exclusive_gate", "shortcut_gate", "dropout")
 ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu", "silu", "identity")
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 POSITIVE = "a positive integer"
+FRACTION = "a number in [0, 1)"
+FACTORY, FUNCTION = "expected a factory of modules", "expected a function of an array"
 
 
 def small(**fields):
@@ -63,6 +72,7 @@ def refused(function, *contents):
   ("field", "value", "allowed"),
   [
     ("stage_sizes", (), "a tuple of positive integers"),
+    ("stage_sizes", np.array([1, 1]), "a tuple of positive integers"),
     ("stage_sizes", [2, 2], "a tuple of positive integers"),
     ("stage_sizes", (2, -1), "a tuple of positive integers"),
     ("stage_sizes", (2, 1.5), "a tuple of positive integers"),
@@ -95,17 +105,20 @@ def refused(function, *contents):
     ("activation", None, ACTIVATIONS),
     ("norm", "layer", "'batch', None, or a factory"),
     ("norm", True, "'batch', None, or a factory"),
-    ("bn_momentum", 1.0, "number"),
-    ("bn_momentum", -0.1, "number"),
-    ("bn_momentum", "0.9", "number"),
-    ("bn_momentum", float("nan"), "number"),
-    ("bn_epsilon", -1e-5, "number"),
+    ("bn_momentum", 1.0, FRACTION),
+    ("bn_momentum", -0.1, FRACTION),
+    ("bn_momentum", "0.9", FRACTION),
+    ("bn_momentum", True, FRACTION),
+    ("bn_momentum", float("nan"), FRACTION),
+    ("bn_epsilon", -1e-5, FRACTION),
     ("output_stride", 2, (4,)),
     ("output_stride", 3, (4,)),
     ("output_stride", 64, (4,)),
     ("output_stride", True, (4,)),
     ("dtype", "int32", FLOATS),
     ("dtype", "float99", FLOATS),
+    ("dtype", None, FLOATS),
+    ("param_dtype", None, FLOATS),
     ("param_dtype", "int8", FLOATS),
     ("use_bias", 1, "True or False"),
     ("frozen_bn", "yes", "True or False"),
@@ -127,8 +140,8 @@ def test_a_value_that_a_field_cannot_have_is_refused_before_anything_is_traced(
     ("stage_sizes", 3, "a tuple of positive integers"),
     ("hidden_features", (0,), "a tuple of positive integers"),
     ("width", 0, POSITIVE),
-    ("dropout", 1.0, "number"),
-    ("dropout", -0.5, "number"),
+    ("dropout", 1.0, FRACTION),
+    ("dropout", -0.5, FRACTION),
     ("head", "mean", ("avg", "max", "flatten", "none")),
     ("activation", "mish", ACTIVATIONS),
     ("norm", "group", "'batch', None, or a factory"),
@@ -145,9 +158,9 @@ def test_a_value_that_a_field_of_vgg_cannot_have_is_refused(field, value, allowe
 @pytest.mark.parametrize(
   ("fields", "contents"),
   [
-    ({"stride_in": "3x3"}, ("stride_in='3x3'", "only bottleneck blocks", "not basic")),
-    ({"groups": 32}, ("groups=32", "only bottleneck blocks", "not basic")),
-    ({"width_per_group": 4}, ("width_per_group=4", "only bottleneck blocks", "not basic")),
+    ({"stride_in": "3x3"}, ("stride_in='3x3'", "only bottleneck blocks", "block='basic'")),
+    ({"groups": 32}, ("groups=32", "only bottleneck blocks", "block='basic'")),
+    ({"width_per_group": 4}, ("width_per_group=4", "only bottleneck blocks", "block='basic'")),
     (
       {"projection": "pool_conv", "shortcut": "A"},
       ("projection='pool_conv'", "shortcut='A'", "B and C do"),
@@ -179,14 +192,22 @@ def test_a_value_that_a_field_of_vgg_cannot_have_is_refused(field, value, allowe
     ),
     (
       {"addition": "scaled", "addition_parameters": (0.5, "1")},
-      ("addition_parameters='1'", "number"),
+      ("addition_parameters='1'", "a finite number"),
     ),
     *(
       (
         {"addition": "dropout", "addition_parameters": (rate,)},
-        (f"addition_parameters={rate}", "number"),
+        (f"addition_parameters={rate}", FRACTION),
       )
       for rate in (-0.5, 1.0, 1.5, float("nan"))
+    ),
+    (
+      {"block": "bottleneck", "width_per_group": 1, "width": 16},
+      ("width_per_group=1", "width of 16", "no channels", "at least 4"),
+    ),
+    (
+      {"stem": "cifar", "pool_padding": (1, 1)},
+      ("pool_padding=(1, 1)", "stem='cifar'", "no pooling"),
     ),
     ({"stem": "deep", "width": 1}, ("width=1", "deep stem", "at least 2")),
     (
@@ -252,6 +273,7 @@ def test_output_strides_are_those_between_the_stem_and_the_last_stage(fields, st
     ((2, 8, 1, 3), "float32", ("images of 8x1 pixels", "at least 4x4")),
     ((2, 3, 32, 32), "float32", ("images of 3x32 pixels", "N, H, W, C", "at least 4x4")),
     ((2, 0, 0, 3), "float32", ("images of 0x0 pixels", "at least 4x4")),
+    ((2, 8, 8, 0), "float32", ("images of shape (2, 8, 8, 0)", "at least one channel")),
   ],
 )
 @pytest.mark.parametrize("network", ["resnet", "vgg"])
@@ -325,7 +347,7 @@ def test_a_block_names_the_convolution_that_does_not_fit():
   [
     *(
       (cifar_fields, depth, (f"depth={depth}:", "6n+2 layers", "8, 14, 20"))
-      for depth in (-4, 0, 2, 9, 18, 51)
+      for depth in (-4, 0, 2, 9, 18, 51, 20.0)
     ),
     *(
       (preactivation_cifar_fields, depth, (f"depth={depth}:", "9n+2 layers", "11, 20, 29"))
@@ -337,6 +359,10 @@ def test_depths_that_no_cifar_network_has_are_refused(function, depth, contents)
   refused(lambda: function(depth), *contents)
 
 
+def test_a_depth_that_is_no_number_is_refused():
+  refused(lambda: cifar_fields("20"), "depth='20':", "6n+2 layers")
+
+
 @pytest.mark.parametrize("function", [create, image_shape])
 @pytest.mark.parametrize(
   ("name", "hint"),
@@ -345,10 +371,81 @@ def test_depths_that_no_cifar_network_has_are_refused(function, depth, contents)
     ("ResNet-50", "resnet50"),
     ("vgg11", "vgg16"),
     ("plain34s", "plain34"),
+    ("RESNET50", "did you mean resnet50?"),
+    ("resnet26", "26 layers are 6n+2, so for CIFAR it is resnet20 with stage_sizes=(4, 4, 4)"),
+    ("plain26", "plain20 with stage_sizes=(4, 4, 4), those of cifar_fields(26)"),
+    ("resnext50", "resnet50 with groups=32, width_per_group=4"),
+    ("wide_resnet50", "resnet50 with width_per_group=128"),
   ],
 )
 def test_an_unknown_network_is_refused_with_one_that_is_near(function, name, hint):
   refused(lambda: function(name), f"{name!r}", hint)
+
+
+@pytest.mark.parametrize("name", [None, 50, ["resnet50"]])
+def test_a_name_that_is_no_text_is_refused(name):
+  refused(lambda: create(name), f"name={name!r}", "'resnet50'")
+
+
+def test_images_that_are_no_array_are_refused():
+  model = small()
+  refused(lambda: model.init(jax.random.key(0), [[[[1.0]]]]), "images of type list", "an array")
+
+
+@pytest.mark.parametrize("field", ["dtype", "param_dtype"])
+@pytest.mark.parametrize("network", [ResNet, VGG])
+def test_float64_is_refused_where_jax_would_compute_in_float32(network, field):
+  model = network((1,), width=4, num_classes=3, **{field: "float64"})
+  refused(lambda: initialise(model), f"{field}='float64'", "jax_enable_x64", "JAX_ENABLE_X64=1")
+  with jax.enable_x64(True):
+    initialise(model)
+
+
+@pytest.mark.parametrize(
+  ("module", "shape", "contents"),
+  [
+    ("resnet20", (32, 32, 3), ("module='resnet20'", "models.create")),
+    *(
+      (small(), shape, (f"input_shape={shape!r}", "(height, width, channels)", "batch axis"))
+      for shape in (32, (32, 32), (1, 32, 32, 3))
+    ),
+    (Conv(4, 3), (1, 32, 32, 3), ("input of shape (1, 1, 32, 32, 3)", "(N, H, W, C)")),
+    (Conv(4, 3), (8.0, 8, 3), ("input_shape=8.0", POSITIVE)),
+  ],
+)
+def test_cost_names_what_it_cannot_count(module, shape, contents):
+  refused(lambda: cost(module, shape), *contents)
+
+
+@pytest.mark.parametrize(
+  ("norm", "more", "contents"),
+  [
+    (nn.GroupNorm, {}, ("norm=GroupNorm", "'use_running_average'")),
+    (nn.LayerNorm, {}, ("norm=LayerNorm", "'use_running_average'")),
+    (
+      lambda use_running_average, **rest: nn.GroupNorm(num_groups=1, **rest),
+      {"bn_momentum": 0.9},
+      ("use_running_average, dtype, param_dtype, momentum, name", "'momentum'"),
+    ),
+  ],
+)
+def test_a_norm_that_cannot_be_called_is_refused_with_one_that_can(norm, more, contents):
+  example = "lambda use_running_average, **rest: nn.GroupNorm(num_groups=8, **rest)"
+  with pytest.raises(ValueError) as error:
+    initialise(small(norm=norm, **more))
+  for content in (*contents, example):
+    assert content in str(error.value)
+
+
+def test_a_norm_that_is_made_already_is_refused():
+  refused(
+    lambda: small(norm=BatchNorm()), "norm=BatchNorm(…): expected 'batch', None, or a factory"
+  )
+
+
+def test_a_class_of_activations_is_refused_where_an_instance_is_meant():
+  refused(lambda: small(activation=nn.PReLU), "activation=PReLU", FUNCTION)
+  initialise(small(activation=nn.PReLU()))
 
 
 @pytest.mark.parametrize(
@@ -364,7 +461,7 @@ def test_an_unknown_network_is_refused_with_one_that_is_near(function, name, hin
     (BasicBlock(8), (1, 4, 4, 4), ("4 channels into 8 at stride 1", "ProjectionShortcut")),
     (BasicBlock(4, 2), (1, 4, 4, 4), ("4 channels into 4 at stride 2", "ZeroPadShortcut")),
     (Stage(transition="end"), (1, 4, 4, 64), ("transition='end'", ("first", "last"))),
-    (Stage(shortcut="D"), (1, 4, 4, 64), ("shortcut='D'", ("A", "B", "C"), "None")),
+    (Stage(shortcut="D"), (1, 4, 4, 64), ("shortcut='D'", ("A", "B", "C", None))),
     (Stage(features=2, shortcut="A"), (1, 4, 4, 4), ("reduce 4 channels to 2",)),
     (Stem(4, "mnist"), (1, 8, 8, 3), ("kind='mnist'", ("imagenet", "cifar", "deep"))),
     (Conv(4, 2), (1, 4, 4, 3), ("kernel_size=2", "odd")),
@@ -378,6 +475,50 @@ def test_an_unknown_network_is_refused_with_one_that_is_near(function, name, hin
     ),
   ],
   ids=lambda value: type(value).__name__ if hasattr(value, "scope") else None,
+)
+def test_a_part_names_the_field_that_cannot_be_so(module, shape, contents):
+  refused(lambda: initialise(module, shape), *contents)
+
+
+BLOCK = functools.partial(BasicBlock, 4)
+MAPS = (1, 4, 4, 4)
+
+
+@pytest.mark.parametrize(
+  ("module", "shape", "contents"),
+  [
+    (BasicBlock(0), MAPS, ("features=0", POSITIVE)),
+    (BasicBlock(4.0), MAPS, ("features=4.0", POSITIVE)),
+    (BLOCK(stride=0), MAPS, ("stride=0", POSITIVE)),
+    (BLOCK(shortcut="B"), MAPS, ("shortcut='B'", FACTORY)),
+    (BLOCK(shortcut=IdentityShortcut(4)), MAPS, ("shortcut=IdentityShortcut(…)", FACTORY)),
+    (BLOCK(norm=None), MAPS, ("norm=None", FACTORY)),
+    (BLOCK(norm="batch"), MAPS, ("norm='batch'", FACTORY)),
+    (BLOCK(norm=BatchNorm()), MAPS, ("norm=BatchNorm(…)", FACTORY)),
+    (BLOCK(addition="sum"), MAPS, ("addition='sum'", FACTORY)),
+    (BLOCK(attention=SqueezeExcitation()), MAPS, ("attention=SqueezeExcitation(…)", FACTORY)),
+    (BLOCK(activation="relu"), MAPS, ("activation='relu'", FUNCTION)),
+    (BLOCK(activation=None), MAPS, ("activation=None", FUNCTION)),
+    (BLOCK(activation=nn.PReLU), MAPS, ("activation=PReLU", FUNCTION)),
+    (BLOCK(), (4, 4, 4), ("input of shape (4, 4, 4)", "BasicBlock expects (N, H, W, C)")),
+    (BottleneckBlock(4, groups=0), MAPS, ("groups=0", POSITIVE)),
+    (BottleneckBlock(4, width_per_group=0), MAPS, ("width_per_group=0", POSITIVE)),
+    (BottleneckBlock(4, width_per_group=4), MAPS, ("width_per_group=4", "at least 64")),
+    (Stage(size=0), MAPS, ("size=0", POSITIVE)),
+    (Stage(size=-3), MAPS, ("size=-3", POSITIVE)),
+    (Stage("basic"), MAPS, ("block='basic'", FACTORY)),
+    (Conv(4, (3, 3)), MAPS, ("kernel_size=(3, 3)", POSITIVE)),
+    (Conv(4, 3), (4, 4), ("input of shape (4, 4)", "Conv expects (N, H, W, C)")),
+    (BatchNorm(momentum=3.0), MAPS, ("momentum=3.0", FRACTION)),
+    (BatchNorm(epsilon=-1.0), MAPS, ("epsilon=-1.0", FRACTION)),
+    (ProjectionShortcut(4, kind="x"), MAPS, ("kind='x'", ("conv", "pool_conv"))),
+    (SqueezeExcitation(0), MAPS, ("reduction=0", POSITIVE)),
+    (VGGStage(0, 3), MAPS, ("size=0", POSITIVE)),
+    (Stem(4, pool_padding=(2, 2)), MAPS, ("pool_padding=(2, 2)", "(0, 0), (0, 1)")),
+    (Residual("x"), MAPS, ("branch='x'", FUNCTION)),
+    (Residual(nn.Dense(4), activation="relu"), MAPS, ("activation='relu'", FUNCTION)),
+    (Residual(nn.Dense(4), addition=Addition), MAPS, ("addition=Addition", FUNCTION)),
+  ],
 )
 def test_a_part_names_what_it_cannot_be(module, shape, contents):
   refused(lambda: initialise(module, shape), *contents)

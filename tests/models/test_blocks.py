@@ -11,9 +11,12 @@ from flax import linen as nn
 from resnet_jax.models import (
   BasicBlock,
   BatchNorm,
+  Block,
   BottleneckBlock,
   IdentityShortcut,
+  Layer,
   ProjectionShortcut,
+  ResNet,
   Stage,
   ZeroPadShortcut,
   cost,
@@ -193,3 +196,49 @@ def test_stage_is_its_blocks_one_after_another():
 def test_stage_with_an_unknown_option_is_refused():
   with pytest.raises(ValueError, match="shortcut='D'"):
     jax.eval_shape(Stage(BasicBlock, 1, 8, 1, "D").init, jax.random.key(0), images())
+
+
+class ThreeLayers(Block):
+  """Three 3x3 convolutions, twice as wide as a basic block."""
+
+  expansion = 2
+
+  def layers(self):
+    return (
+      Layer(self.features, 3, self.stride),
+      Layer(self.features, 3),
+      Layer(self.features, 3),
+    )
+
+
+@pytest.mark.parametrize("order", ["original", "full_preactivation"])
+def test_a_network_is_made_of_blocks_of_ones_own(order):
+  x = images(3, 8)
+  model = ResNet((1, 2), ThreeLayers, width=4, stem="cifar", num_classes=3, order=order)
+  _, features = model.apply(random_variables(model, x), x, return_features=True)
+  assert {name: y.shape for name, y in features.items()} == {
+    "stem": (2, 8, 8, 4),
+    "stage1": (2, 8, 8, 8),
+    "stage2": (2, 4, 4, 16),
+  }
+  basic = model.clone(block=BasicBlock)
+  assert cost(basic, (8, 8, 3)) == cost(model.clone(block="basic"), (8, 8, 3))
+
+
+def test_subclasses_of_bottlenecks_have_their_options_and_others_do_not():
+  class Wide(BottleneckBlock):
+    pass
+
+  more = {"groups": 2, "stride_in": "3x3", "width_per_group": 128}
+  model = ResNet((1, 1), Wide, width=4, **more)
+  assert cost(model, (32, 32, 3)) == cost(model.clone(block="bottleneck"), (32, 32, 3))
+  with pytest.raises(ValueError, match="groups=2: only bottleneck blocks"):
+    ResNet((1, 1), ThreeLayers, groups=2)
+
+
+def test_a_block_without_layers_says_so():
+  class Empty(Block):
+    pass
+
+  with pytest.raises(NotImplementedError, match="Empty has no layers"):
+    jax.eval_shape(Empty(4).init, jax.random.key(0), images(4))

@@ -10,9 +10,11 @@ import pytest
 from flax import linen as nn
 
 from resnet_jax.models import (
+  Addition,
   BasicBlock,
   BatchNorm,
   Conv,
+  DropoutAddition,
   ModelConfig,
   ResNet,
   cifar_fields,
@@ -45,6 +47,17 @@ def abstract_params(model, shape):
     ("resnet101", {}, 44_549_160),
     ("resnet152", {}, 60_192_808),
     ("preact_resnet200", {}, 64_666_280),
+    # WRN-28-10 (arXiv 1605.07146, Table 4: 36.5 million).
+    (
+      "resnet20",
+      {
+        "stage_sizes": (4, 4, 4),
+        "widening": 10,
+        "shortcut": "B",
+        "order": "full_preactivation",
+      },
+      36_479_194,
+    ),
     ("vgg16", {}, 138_357_544),
     ("vgg19", {}, 143_667_240),
     ("vgg19", {"norm": "batch"}, 143_667_240 + 2 * 5_504),
@@ -143,6 +156,34 @@ def test_cifar_fields_refuse_other_depths(depth):
 def test_an_unknown_name_field_or_value_is_refused_by_name(name, overrides, message):
   with pytest.raises(ValueError, match=message):
     create(name, **overrides)
+
+
+def test_a_network_has_the_name_of_linen_in_another_module():
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return create("resnet20", stage_sizes=(1,), width=2, name="backbone")(x)
+
+  assert set(abstract_params(Net(), (8, 8, 3))) == {"backbone"}
+
+
+def test_scalars_of_numpy_are_stored_as_those_of_python():
+  fields = {
+    "stage_sizes": (np.int64(2), 1),
+    "width": np.int32(4),
+    "squeeze_excitation": np.int64(2),
+    "output_stride": np.int64(1),
+    "bn_momentum": np.float32(0.5),
+    "bn_epsilon": np.float64(1e-3),
+    "frozen_bn": np.True_,
+    "dtype": jnp.bfloat16,
+  }
+  model = create("resnet20", **fields)
+  assert (model.bn_momentum, model.dtype) == (0.5, "bfloat16")
+  for name in fields:
+    assert type(getattr(model, name)).__module__ == "builtins"
+  assert type(model.stage_sizes[0]) is int
+  assert cifar_fields(np.int64(20)) == cifar_fields(20)
 
 
 def test_a_model_config_creates_the_network_it_names():
@@ -297,6 +338,12 @@ def test_cost_counts_what_is_within_transformed_modules(kind):
   result = cost(Whole(), (6, 6, 4))
   assert result.params == 5 * 9 * 4 * 4
   assert result.macs == 5 * 9 * 4 * 4 * 6 * 6
+
+
+def test_cost_takes_parts_that_draw_random_numbers():
+  parts = [BasicBlock(3, addition=addition) for addition in (Addition, DropoutAddition)]
+  assert cost(parts[0], (8, 8, 3)) == cost(parts[1], (8, 8, 3))
+  assert cost(nn.Dropout(0.5, deterministic=False), (8, 8, 3)).macs == 0
 
 
 def test_cost_counts_a_matrix_product_as_its_multiply_adds():

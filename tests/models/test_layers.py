@@ -9,7 +9,15 @@ import pytest
 import scipy.stats
 from flax import linen as nn
 
-from resnet_jax.models import BatchNorm, Conv, global_average_pool, group_layout, max_pool
+from resnet_jax.models import (
+  BatchNorm,
+  Conv,
+  Stem,
+  average_pool,
+  global_average_pool,
+  group_layout,
+  max_pool,
+)
 
 BATCH, CHANNELS = 16, 3
 
@@ -268,6 +276,45 @@ def test_max_pool_pads_as_caffe_unless_told():
   x = jnp.asarray(activations((1, 6, 6, 2), np.float32))
   np.testing.assert_array_equal(max_pool(x), max_pool(x, (0, 1)))
   assert np.any(max_pool(x) != max_pool(x, (1, 1)))
+
+
+@pytest.mark.parametrize("size", [33, 34, 35, 36])
+@pytest.mark.parametrize("kind", ["imagenet", "deep"])
+def test_the_stem_halves_twice_and_rounds_as_its_pooling_pads(kind, size):
+  half = -(-size // 2)
+  expected = {(0, 1): half // 2, (1, 0): half // 2, (1, 1): -(-half // 2), (0, 0): (half - 1) // 2}
+  x = jax.ShapeDtypeStruct((1, size, 40, 3), "float32")
+  for padding, rows in expected.items():
+    stem = Stem(4, kind, padding)
+    y, _ = jax.eval_shape(stem.init_with_output, jax.random.key(0), x)
+    assert y.shape == (1, rows, 9 if padding == (0, 0) else 10, 4)
+
+
+@pytest.mark.parametrize("dilation", [None, 1, 3])
+@pytest.mark.parametrize("window", [2, 3])
+def test_average_pool_is_the_mean_of_what_is_there_with_its_gradient(x64, window, dilation):
+  x = np.random.default_rng(0).normal(size=(2, 7, 8, 3))
+  stride = window if dilation is None else 1
+
+  def reference(x):
+    starts = np.meshgrid(np.arange(0, 7, stride), np.arange(0, 8, stride), indexing="ij")
+    offsets = [
+      (row, column)
+      for row in np.arange(window) * (dilation or 1)
+      for column in np.arange(window) * (dilation or 1)
+    ]
+    total, count = 0, 0
+    for row, column in offsets:
+      rows, columns = starts[0] + row, starts[1] + column
+      there = ((rows < 7) & (columns < 8))[..., None]
+      total += jnp.where(there, x[:, rows.clip(max=6), columns.clip(max=7)], 0)
+      count += there
+    return total / count
+
+  pool = functools.partial(average_pool, window=window, dilation=dilation)
+  np.testing.assert_allclose(jax.jit(pool)(x), reference(x), rtol=1e-12, atol=1e-12)
+  gradients = [jax.jit(jax.grad(lambda x, f=f: jnp.sin(f(x)).sum()))(x) for f in (pool, reference)]
+  np.testing.assert_allclose(*gradients, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from resnet_jax.models import VGG, BasicBlock, BottleneckBlock, Conv, ResNet, create, responses
+from resnet_jax.models import (
+  VGG,
+  BasicBlock,
+  BottleneckBlock,
+  Conv,
+  ResNet,
+  Stage,
+  create,
+  responses,
+  to_scanned,
+)
 
 ORDERS = (
   "original",
@@ -212,7 +222,46 @@ def test_responses_of_another_network_are_those_of_the_blocks_in_it():
   x = images()
   variables = random_variables(Net(), x)
   found = responses(Net(), variables, x, train=True)
-  assert set(found) == {"a/conv1", "a/conv2", "b/conv2"}
+  assert list(found) == ["a/conv1", "a/conv2", "b/conv2"]
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_responses_of_modules_of_ones_own_are_in_the_order_of_computation(scan):
+  class Net(nn.Module):
+    scan: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+      x = BasicBlock(3)(x)
+      for features in (4, 6):
+        x = Stage(BasicBlock, 3, features, scan=self.scan)(x)
+      return BasicBlock(6)(x)
+
+  x = images()
+  variables = random_variables(Net(), x)
+  found = responses(Net(scan), to_scanned(variables) if scan else variables, x)
+  blocks = [f"Stage_{i}/block{j}" for i in (0, 1) for j in (1, 2, 3)]
+  paths = ["BasicBlock_0", *blocks, "BasicBlock_1"]
+  assert list(found) == [f"{path}/conv{i}" for path in paths for i in (1, 2)]
+  for path, y in responses(Net(), variables, x).items():
+    np.testing.assert_allclose(found[path], y, rtol=1e-4, atol=1e-4)
+
+
+def test_responses_of_a_block_by_itself_are_those_it_has_in_a_network():
+  block, x = BasicBlock(3), images()
+  variables = random_variables(block, x)
+  found = responses(block, variables, x)
+  assert list(found) == ["conv1", "conv2"]
+  y, _ = block.apply(variables, x, mutable=["batch_stats"])
+  np.testing.assert_allclose(nn.relu(found["conv2"] + x), y, rtol=1e-5, atol=1e-5)
+
+
+def test_responses_are_given_the_keys_that_training_needs():
+  model = ResNet((1,), width=4, stem="cifar", shortcut="A", num_classes=3, addition="dropout")
+  x = images()
+  variables = random_variables(model, x)
+  keys = {"dropout": jax.random.key(0)}
+  assert len(responses(model, variables, x, train=True, rngs=keys)) == 3
 
 
 def test_taking_responses_changes_no_variables():

@@ -9,10 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from resnet_jax.models import BatchNorm, ResNet, create, responses, to_scanned, to_unrolled
+from resnet_jax.models import (
+  BasicBlock,
+  BatchNorm,
+  ResNet,
+  Stage,
+  create,
+  responses,
+  to_scanned,
+  to_unrolled,
+)
 from resnet_jax.training import TrainState
 
 # Each value of each field at least once, and those together that the loop could mix up.
@@ -253,6 +263,72 @@ def test_layouts_keep_the_order_of_more_than_nine_blocks():
   # As jax returns it, with sorted keys.
   sorted_back = jax.jit(to_unrolled)(scanned)["params"]["stage1"]
   jax.tree.map(np.testing.assert_array_equal, sorted_back, blocks)
+
+
+@pytest.mark.parametrize("name", ["Stage_0", "encoder", None])
+def test_layouts_convert_stages_wherever_they_stand(name):
+  class Encoder(nn.Module):
+    scan: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+      norm = functools.partial(BatchNorm, use_running_average=True)
+      block = functools.partial(BasicBlock, norm=norm)
+      given = {} if name == "Stage_0" else {"name": name}
+      return Stage(block, 3, 6, 2, norm=norm, scan=self.scan, **given)(x)
+
+  kind = Encoder if name else functools.partial(Stage, BasicBlock, 3, 6, 2)
+  x = images().astype(np.float32)
+  variables = kind().init(jax.random.key(0), x)
+  scanned = to_scanned(variables)
+  apply = [
+    functools.partial(kind(scan=scan).apply, mutable=["batch_stats"]) for scan in (False, True)
+  ]
+  np.testing.assert_allclose(apply[1](scanned, x)[0], apply[0](variables, x)[0], atol=1e-5)
+  jax.tree.map(np.testing.assert_array_equal, to_unrolled(scanned), variables)
+  stage = scanned["params"] if name is None else scanned["params"][name]
+  assert set(stage) == {"block1", "blocks"}
+
+
+def test_layouts_keep_the_numbers_of_blocks_where_the_first_has_no_such_variables():
+  blocks = {f"block{i}": {"norm2": {"mean": np.full(2, i)}} for i in (2, 3)}
+  scanned = to_scanned({"batch_stats": {"stage1": blocks}})
+  np.testing.assert_array_equal(
+    scanned["batch_stats"]["stage1"]["blocks"]["norm2"]["mean"], [[2, 2], [3, 3]]
+  )
+  back = to_unrolled(scanned)["batch_stats"]["stage1"]
+  jax.tree.map(np.testing.assert_array_equal, back, blocks)
+
+
+def test_layouts_refuse_variables_of_several_seeds_that_vmap_converts():
+  model, x = network(dtype="float32"), images().astype(np.float32)
+  keys = jax.random.split(jax.random.key(0), 3)
+  for net, convert in ((model, to_scanned), (model.clone(scan=True), to_unrolled)):
+    one = jax.eval_shape(net.init, keys[0], x)
+    several = jax.eval_shape(jax.vmap(net.init, (0, None)), keys, x)
+    with pytest.raises(ValueError, match=rf"jax\.vmap\(models\.{convert.__name__}\)"):
+      jax.eval_shape(convert, several)
+    expected = jax.tree.map(lambda leaf: (3, *leaf.shape), jax.eval_shape(convert, one))
+    found = jax.eval_shape(jax.vmap(convert), several)
+    assert jax.tree.map(jnp.shape, found) == expected
+
+
+def test_layouts_refuse_blocks_that_are_not_alike_and_unknown_transitions():
+  model, x = network((1, 4), transition="last", dtype="float32"), images()
+  variables = jax.eval_shape(model.init, jax.random.key(0), x)
+  with pytest.raises(ValueError, match="transition='first': block2 and block4 of a stage differ"):
+    jax.eval_shape(to_scanned, variables)
+  with pytest.raises(ValueError, match="transition='middle': expected one of"):
+    to_scanned({}, "middle")
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_variables_of_the_other_layout_are_refused_with_what_converts_them(scan):
+  model, x = network(scan=scan, dtype="float32"), images()
+  other = jax.eval_shape(model.clone(scan=not scan).init, jax.random.key(0), x)
+  converts = "to_scanned" if scan else "to_unrolled"
+  with pytest.raises(ValueError, match=f"stage2 with scan={scan}, .*models.{converts} converts"):
+    jax.eval_shape(model.apply, other, x)
 
 
 def test_unrolling_keeps_arrays_of_numpy():

@@ -51,30 +51,78 @@ def test_the_parts_add_up_to_the_whole_network(name, overrides):
   assert [sum(column) for column in zip(*rows, strict=True)] == [counted.params, counted.macs]
 
 
+def layers_of(name, **fields):
+  """Output and lines of each part."""
+  parts = {}
+  for line in layer_table(create(name, **fields), image_shape(name)).splitlines()[1:-1]:
+    texts = re.split(r"  +", line.strip())
+    if not line.startswith("  "):
+      parts[texts[0]] = texts[1:-2]
+    else:
+      parts[list(parts)[-1]].append(texts[0])
+  return parts
+
+
 def test_resnet50_is_the_papers_table_1():
-  assert layer_table(create("resnet50"), (224, 224, 3)).splitlines() == [
-    "part              output      layers                                        parameters  "
-    "multiply-adds",
-    "stem (conv1)      56x56x64    7x7, 64, stride 2                                  9,536    "
-    "118,013,952",
-    "                              3x3 max pool, stride 2",
-    "stage1 (conv2_x)  56x56x256   [1x1, 64; 3x3, 64; 1x1, 256] x 3                 215,808    "
-    "667,942,912",
-    "                                block1: shortcut 1x1, 256",
-    "stage2 (conv3_x)  28x28x512   [1x1, 128; 3x3, 128; 1x1, 512] x 4             1,219,584    "
-    "950,534,144",
-    "                                block1: conv1 stride 2, shortcut 1x1, 512",
-    "stage3 (conv4_x)  14x14x1024  [1x1, 256; 3x3, 256; 1x1, 1024] x 6            7,098,368  "
-    "1,387,266,048",
-    "                                block1: conv1 stride 2, shortcut 1x1, 1024",
-    "stage4 (conv5_x)  7x7x2048    [1x1, 512; 3x3, 512; 1x1, 2048] x 3           14,964,736    "
-    "732,168,192",
-    "                                block1: conv1 stride 2, shortcut 1x1, 2048",
-    "head              1000        average pool, 1000-d fc                        2,049,000      "
-    "2,048,000",
-    "total                                                                       25,557,032  "
-    "3,857,973,248",
+  table = layer_table(create("resnet50"), (224, 224, 3))
+  assert [numbers(line)[-2:] for line in table.splitlines() if not line.startswith("  ")][1:] == [
+    [9_536, 118_013_952],
+    [215_808, 667_942_912],
+    [1_219_584, 950_534_144],
+    [7_098_368, 1_387_266_048],
+    [14_964_736, 732_168_192],
+    [2_049_000, 2_048_000],
+    [25_557_032, 3_857_973_248],
   ]
+  assert layers_of("resnet50") == {
+    "stem (conv1)": ["112x112x64", "7x7, 64, stride 2"],
+    "stage1 (conv2_x)": [
+      "56x56x256",
+      "3x3 max pool, stride 2",
+      "[1x1, 64; 3x3, 64; 1x1, 256] x 3",
+      "block1: shortcut 1x1, 256",
+    ],
+    "stage2 (conv3_x)": [
+      "28x28x512",
+      "[1x1, 128; 3x3, 128; 1x1, 512] x 4",
+      "block1: conv1 stride 2; shortcut 1x1, 512, stride 2",
+    ],
+    "stage3 (conv4_x)": [
+      "14x14x1024",
+      "[1x1, 256; 3x3, 256; 1x1, 1024] x 6",
+      "block1: conv1 stride 2; shortcut 1x1, 1024, stride 2",
+    ],
+    "stage4 (conv5_x)": [
+      "7x7x2048",
+      "[1x1, 512; 3x3, 512; 1x1, 2048] x 3",
+      "block1: conv1 stride 2; shortcut 1x1, 2048, stride 2",
+    ],
+    "head": ["1000", "average pool, 1000-d fc"],
+  }
+
+
+def test_the_table_shows_gates_and_shortcuts_beside_the_branch():
+  found = layers_of("resnet20", addition="exclusive_gate")
+  assert found["stage2"][1:] == [
+    "[3x3, 32; 3x3, 32 | gate 1x1, 32] x 3",
+    "block1: conv1 stride 2; shortcut padded to 32, stride 2",
+  ]
+  resnet_d = {"stem": "deep", "projection": "pool_conv", "stride_in": "3x3"}
+  assert layers_of("resnet50", **resnet_d)["stage2 (conv3_x)"][2:] == [
+    "block1: conv2 stride 2; shortcut 2x2 average pool, stride 2, 1x1, 512"
+  ]
+  dilated = layers_of("resnet18", projection="pool_conv", output_stride=8)
+  assert dilated["stage3 (conv4_x)"][3:] == ["block1: shortcut 2x2 average pool, 1x1, 256"]
+  assert dilated["stage4 (conv5_x)"][3:] == [
+    "block1: shortcut 2x2 average pool, dilation 2, 1x1, 512"
+  ]
+
+
+def test_the_table_says_how_the_last_map_is_pooled():
+  assert layers_of("vgg16")["hidden1"] == ["4096", "flatten, 4096-d fc"]
+  assert layers_of("vgg16", head="max", hidden_features=())["head"][1] == "max pool, 1000-d fc"
+  assert layers_of("resnet20", num_classes=0)["head"] == ["average pool"]
+  assert "head" not in layers_of("resnet20", head="none")
 
 
 def test_images_that_a_network_cannot_take_are_refused():
