@@ -16,8 +16,8 @@ import simplejpeg
 from resnet_jax.data.example_source import UndecodableError
 from resnet_jax.data.pillow import decode_with_pillow
 
-# More rows than any minimum coded unit has, and those that chroma is interpolated from.
-_UNIT, _MARGIN = 16, 2
+# Rows below the last one that is needed from which its chroma is interpolated.
+_MARGIN = 2
 _END_OF_IMAGE = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
@@ -94,7 +94,7 @@ def decode_rows(encoded: bytes, frame: Frame, rows: int, reduction: int) -> np.n
   # The entropy-coded data holds no such bytes, so a file without them lacks its end.
   if encoded.rfind(_END_OF_IMAGE, frame.height_at) < 0:
     raise UndecodableError("the file is cut short")
-  needed = -(-(rows + _MARGIN * reduction) // _UNIT) * _UNIT
+  needed = rows + _MARGIN * reduction
   data: bytes | bytearray = encoded
   if frame.sequential and needed < height:
     height, data = needed, bytearray(encoded)

@@ -95,7 +95,9 @@ def _filter(steps: int) -> np.ndarray:
   """
   reduction, taps = steps / _STEPS, np.arange(-_REACH, _REACH + 1)
   at = np.linspace(-3, 3, 6 * 64 + 1)
-  narrow = np.clip(1 - np.abs(at[:, None] - taps), 0, None)
+  narrow = np.clip(1 - np.abs(at - taps[:, None]), 0, None)
   wide = np.clip(1 - np.abs(at) / reduction, 0, None)
-  found = np.linalg.lstsq(narrow, wide, rcond=None)[0]
+  # Summed by einsum, as BLAS would leave threads behind that wait for more, busily.
+  products = np.einsum("ix,jx->ij", narrow, narrow)
+  found = np.linalg.solve(products, np.einsum("ix,x->i", narrow, wide))
   return (found / found.sum()).astype(np.float32)

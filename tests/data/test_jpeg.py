@@ -77,8 +77,7 @@ def test_the_first_rows_are_those_of_the_whole_image_bit_for_bit(kind):
 
 def test_rows_below_those_that_are_needed_are_not_decoded():
   encoded = made("4:2:0", height=400)
-  assert len(decode(encoded, rows=30)) == 32
-  assert len(decode(encoded, rows=31)) == 48  # Chroma is interpolated from the row below.
+  assert len(decode(encoded, rows=30)) == 32  # Chroma is interpolated from the rows below.
 
 
 @pytest.mark.parametrize("kind", KINDS)
