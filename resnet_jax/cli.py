@@ -184,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   prepare.add_argument(
     "--max-statistics-examples",
-    type=int,
+    type=_positive,
     metavar="N",
     help="compute mean image and colours from N training images, evenly spread, instead of all",
   )
@@ -218,7 +218,12 @@ def _add_benchmark_input(parts: Any) -> None:
     allow_abbrev=False,
   )
   sub.set_defaults(command=_benchmark_input, parser=sub)
-  sub.add_argument("--dataset", metavar="NAME", required=True, help="imagenet2012, prepared")
+  sub.add_argument(
+    "--dataset",
+    metavar="NAME",
+    required=True,
+    help="imagenet2012 or another prepared set, or folder",
+  )
   sub.add_argument(
     "--data-dir", metavar="DIR", help="default: $TFDS_DATA_DIR, or ~/tensorflow_datasets"
   )

@@ -20,6 +20,7 @@ from resnet_jax.benchmarks.side import Side
 from resnet_jax.benchmarks.task import InputTask
 from resnet_jax.benchmarks.worker import INSTALL
 from resnet_jax.data import DataConfig, open_dataset
+from resnet_jax.data.split_sources import FOLDER
 from resnet_jax.errors import UserError
 from resnet_jax.run.config import to_json
 from resnet_jax.run.environment import describe_environment
@@ -39,6 +40,9 @@ _TITLES = {
 }
 _STEPPING = "stepping"
 _PACKAGES = ("jax", "numpy", "pillow", "tensorflow", "tensorflow-datasets", "torch")
+
+# Batches that a turn should have, so that those read ahead before it do not matter.
+_FEWEST_BATCHES = 50
 
 Rates = dict[str, float]
 
@@ -88,8 +92,13 @@ def run_input_benchmark(
     UserError: The data set is not prepared, is not decoded on the host, or a peer is missing.
   """
   if benchmark.peers:
-    _require_peers()
+    _require_peers(benchmark.data)
   task = _task(benchmark)
+  if benchmark.images and benchmark.images < _FEWEST_BATCHES * benchmark.batch_size:
+    say(
+      f"a turn of {benchmark.images} images is too short to measure: batches that were read ahead "
+      f"count for nothing; take {_FEWEST_BATCHES * benchmark.batch_size} or more"
+    )
   load = os.getloadavg()[0]
   say(
     f"{task.dataset}: {task.examples} training examples, batches of {task.batch_size}, "
@@ -120,7 +129,7 @@ def _task(benchmark: InputBenchmark) -> InputTask:
   if "image" not in train.fetch(first, first):
     raise UserError(
       f"{config.dataset} lies whole on the device, so no step waits for its input: measure a data "
-      "set that is decoded on the host, imagenet2012"
+      "set that is decoded on the host: imagenet2012, folder, …"
     )
   streaming = config.streaming
   return InputTask(
@@ -135,7 +144,9 @@ def _task(benchmark: InputBenchmark) -> InputTask:
   )
 
 
-def _require_peers() -> None:
+def _require_peers(config: DataConfig) -> None:
+  if config.dataset == FOLDER:
+    raise UserError("--peers read TFRecords of tensorflow-datasets: measure imagenet2012, or alone")
   if sys.platform != "linux":
     raise UserError("--peers reads the CPU time of other processes, which needs Linux")
   for module in ("tensorflow", "tensorflow_datasets", "torch"):

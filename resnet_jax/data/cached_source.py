@@ -69,22 +69,27 @@ class CachedSource:
     return self._source.locate(i)
 
 
-def cached(source: ExampleSource, kind: Kind, name: str) -> CachedSource:
-  """A `CachedSource`, after saying how much memory it will take.
+def require_memory(sources: Sequence[ExampleSource], kind: Kind, name: str) -> None:
+  """Says how much memory it will take to keep the images of some sources.
+
+  Args:
+    sources: What is to be kept, on each host.
+    kind: See `CachedSource`.
+    name: Of the data set.
 
   Raises:
-    UserError: It would take more than the machine has.
+    UserError: It is more than the machine has.
   """
-  size = _estimated_bytes(source, kind)
+  size = sum(_estimated_bytes(source, kind) for source in sources)
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  said = f"keeping the {len(source)} {kind} images of {name} takes about {size / 2**30:.2f} GiB"
+  count = sum(map(len, sources))
+  said = f"keeping the {count} {kind} images of {name} takes about {size / 2**30:.2f} GiB"
   if size > memory:
     raise UserError(
       f"{said}, and this machine has {memory / 2**30:.0f} GiB: set data.streaming.cache to "
       f"{'encoded, or to ' if kind == 'decoded' else ''}nothing"
     )
   logger.warning("%s of memory on each host", said)
-  return CachedSource(source, kind)
 
 
 def _estimated_bytes(source: ExampleSource, kind: Kind) -> float:

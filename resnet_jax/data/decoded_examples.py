@@ -166,9 +166,12 @@ class DecodedExamples:
     """Adds to `positions`: `image` (N, *shape) uint8 and `label` (N,) int32.
 
     Raises:
+      IndexError: The split has no such example.
       UserError: A record is no image, and is not to be skipped.
       OSError: Storage fails.
     """
+    if len(examples) and not 0 <= min(examples) <= max(examples) < len(self._examples):
+      raise IndexError(f"examples {min(examples)} to {max(examples)} of {len(self._examples)}")
     batch = positions(epochs, examples)
     batch["image"] = np.empty((len(examples), *self._shape), np.uint8)
     batch["label"] = np.zeros(len(examples), np.int32)

@@ -113,7 +113,7 @@ class FolderSource(ExampleSource):
 
   def read(self, i: int) -> Example:
     """The image of example i, still encoded, and its label; see `ExampleSource.read`."""
-    with open(os.path.join(os.fsencode(self._folder), self._path(i)), "rb") as file:
+    with open(self.locate(i), "rb") as file:
       return file.read(), int(self._labels[i])
 
   def locate(self, i: int) -> str:
@@ -133,7 +133,7 @@ def folder_root(data_dir: str | None) -> pathlib.Path:
     UserError: None is named, or it is an address, or there is no `train` in it.
   """
   if not data_dir:
-    raise UserError(f"the data set `folder` needs data.data_dir, its ROOT: {EXPECTED}")
+    raise UserError(f"the data set `folder` needs data.data_dir (--data-dir), its ROOT: {EXPECTED}")
   if is_address(data_dir):
     raise UserError(
       f"{data_dir}: folders of images are read from local disks alone; mount or copy it"

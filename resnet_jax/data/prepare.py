@@ -28,7 +28,7 @@ from resnet_jax.data.prepared import (
   write_npz,
 )
 from resnet_jax.data.sources import DATASETS, IN_MEMORY, STREAMED
-from resnet_jax.data.split_sources import FOLDER, open_source
+from resnet_jax.data.split_sources import FOLDER, open_source, open_sources
 from resnet_jax.data.statistics import (
   compute_statistics,
   load_statistics,
@@ -101,7 +101,11 @@ def prepare(
   if not 0 < image_size <= short_side:
     raise UserError(f"a crop of {image_size} does not fit into a short side of {short_side}")
   work = _Work(dataset, data_dir, own_root)
-  if dataset != FOLDER:
+  if dataset == FOLDER:
+    open_sources(
+      work.config()
+    )  # What is wrong with any of its splits is said before the long work.
+  else:
     _run_builder(work, manual_dir, file_format)
   if dataset in IN_MEMORY:
     _pack(work)
@@ -192,11 +196,12 @@ def _summarise(work: _Work, image_size: int, short_side: int, max_examples: int 
   count = min(len(source), max_examples or len(source))
   if path.exists():
     kept = load_statistics(path)
-    asked = (image_size, short_side, count)
-    if (kept.image_size, kept.short_side, kept.examples + kept.undecodable) == asked:
+    asked = (image_size, short_side, count, source.identity)
+    found = (kept.image_size, kept.short_side, kept.examples + kept.undecodable, kept.identity)
+    if found == asked:
       _say(f"Keeping {path}.")
       return
-    _say(f"Replacing {path}, which was made with other settings.")
+    _say(f"Replacing {path}, which was made with other settings or of other files.")
   require_writable(path.parent)
   with _Progress(f"Averaging {work.dataset} train", count) as progress:
     statistics = compute_statistics(

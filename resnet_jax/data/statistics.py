@@ -36,6 +36,7 @@ class Statistics:
     examples: Number of images that went in.
     undecodable: Number of records that were left out.
     short_side: Short side in pixels before the centre crop.
+    identity: Of the files; see `ExampleSource.identity`.
   """
 
   mean_image: np.ndarray
@@ -45,6 +46,7 @@ class Statistics:
   examples: int
   undecodable: int
   short_side: int
+  identity: str = ""
 
   @property
   def image_size(self) -> int:
@@ -125,7 +127,7 @@ def compute_statistics(
       progress(sums.examples + sums.undecodable)
   if not total.examples:
     raise UserError(f"none of {count} training images can be decoded: prepare the data set again")
-  return _from_sums(total, short_side)
+  return _from_sums(total, short_side, source.identity)
 
 
 def _in_waves(
@@ -136,7 +138,7 @@ def _in_waves(
     yield from executor.map(call, starts[first : first + ahead])
 
 
-def _from_sums(sums: _Sums, short_side: int) -> Statistics:
+def _from_sums(sums: _Sums, short_side: int, identity: str) -> Statistics:
   pixels = sums.examples * sums.pixels.shape[0] * sums.pixels.shape[1]
   mean_color = sums.pixels.sum((0, 1)) / pixels
   covariance = (sums.products / pixels - np.outer(mean_color, mean_color)) / 255**2
@@ -151,6 +153,7 @@ def _from_sums(sums: _Sums, short_side: int) -> Statistics:
     examples=sums.examples,
     undecodable=sums.undecodable,
     short_side=short_side,
+    identity=identity,
   )
 
 
@@ -183,6 +186,9 @@ def load_statistics(path: pathlib.Path) -> Statistics:
         examples=int(arrays["examples"]),
         undecodable=int(arrays["undecodable"]),
         short_side=int(arrays["short_side"]),
+        identity=str(arrays["identity"]) if "identity" in arrays else "",
       )
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+  except PermissionError:
+    raise UserError(f"{path} may not be read: mend its permissions") from None
+  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(f"{path} is damaged ({error}): delete it and prepare again") from None

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data import augment, windows
-from resnet_jax.data.cached_source import CachedSource, cached
+from resnet_jax.data.cached_source import CachedSource, require_memory
 from resnet_jax.data.config import DataConfig, StreamingConfig
 from resnet_jax.data.dataset import Dataset, Split
 from resnet_jax.data.decode import decode_window, decoding_threads
@@ -24,7 +24,7 @@ from resnet_jax.data.evaluation_views import plain_view, show_center_crop
 from resnet_jax.data.example_source import ExampleSource
 from resnet_jax.data.prepared import is_address, prepare_command
 from resnet_jax.data.split_sources import split_sources
-from resnet_jax.data.statistics import load_statistics, statistics_path
+from resnet_jax.data.statistics import Statistics, load_statistics, statistics_path
 from resnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -43,14 +43,21 @@ def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
     UserError: The data set is not prepared for these settings, or they contradict each other.
   """
   _check(config.streaming)
-  constants = _constants(config)
+  statistics = _statistics(config)
+  constants = _constants(config, statistics)
   if is_address(config.data_dir) and config.streaming.shuffle_block == 1:
     logger.warning(
       "every example is a read of its own from %s: data.streaming.shuffle_block=16 would shuffle "
       "blocks of 16 that are read at once, and be faster",
       config.data_dir,
     )
-  return build_dataset(config, seed, split_sources(config), constants)
+  parts = split_sources(config)
+  if statistics.identity not in ("", parts["train"][0].identity):
+    logger.warning(
+      "the mean image was made of other files than those of %s: run `%s` again",
+      *(config.dataset, _prepare_command(config)),
+    )
+  return build_dataset(config, seed, parts, constants)
 
 
 def build_dataset(
@@ -173,16 +180,19 @@ def training_view(
 
 
 def _check(settings: StreamingConfig) -> None:
-  smallest = min(settings.short_side_min, settings.short_side_evaluation)
-  if not 0 < settings.image_size <= smallest:
-    raise UserError(
-      f"data.streaming.image_size={settings.image_size} does not fit into a short side of "
-      f"{smallest}: make it 1 to {smallest}, or the short sides larger"
-    )
+  fields = ["short_side_evaluation"]
+  if settings.crop == "scale_jitter":
+    fields.append("short_side_min")
+  for name in fields:
+    if settings.image_size > getattr(settings, name):
+      raise UserError(
+        f"data.streaming.image_size={settings.image_size} does not fit into a short side of "
+        f"{getattr(settings, name)}: make it smaller, or data.streaming.{name} larger"
+      )
   if settings.short_side_min > settings.short_side_max:
     raise UserError(
       f"data.streaming.short_side_min={settings.short_side_min} exceeds "
-      f"short_side_max={settings.short_side_max}: swap them"
+      f"short_side_max={settings.short_side_max}: set both"
     )
   if settings.decode_threads < 0:
     raise UserError("data.streaming.decode_threads must be at least 0, which is one a core")
@@ -191,7 +201,7 @@ def _check(settings: StreamingConfig) -> None:
     low, high = (getattr(inception, f"{name}_{end}") for end in ("min", "max"))
     if low > high:
       raise UserError(
-        f"data.streaming.inception.{name}_min={low} exceeds {name}_max={high}: swap them"
+        f"data.streaming.inception.{name}_min={low} exceeds {name}_max={high}: set both"
       )
 
 
@@ -203,23 +213,46 @@ def _cached(
   if kind == "nothing":
     return dict(parts)
   sources = {id(source): source for source, _ in parts.values()}
-  kept = {key: cached(source, kind, config.dataset) for key, source in sources.items()}
+  require_memory(list(sources.values()), kind, config.dataset)
+  kept = {key: CachedSource(source, kind) for key, source in sources.items()}
   return {name: (kept[id(source)], examples) for name, (source, examples) in parts.items()}
 
 
-def _constants(config: DataConfig) -> dict[str, np.ndarray]:
-  """The constants of the views, float32, from what `prepare` computed."""
+def _prepare_command(config: DataConfig) -> str:
+  """The command that prepares the data set for this config's sizes."""
+  settings, sizes = config.streaming, []
+  if settings.image_size != StreamingConfig.image_size:
+    sizes.append(f"--image-size {settings.image_size}")
+  if settings.short_side_evaluation != StreamingConfig.short_side_evaluation:
+    sizes.append(f"--short-side {settings.short_side_evaluation}")
   command = prepare_command(config.data_dir, config.dataset, config.prepared_dir)
+  return " ".join([command, *sizes])
+
+
+def _statistics(config: DataConfig) -> Statistics:
+  """What `prepare` computed, if it fits."""
+  command = _prepare_command(config)
   path = statistics_path(config.data_dir, config.dataset, config.prepared_dir)
   if not path.exists():
     raise UserError(f"{config.dataset} is not prepared ({path} is missing): run `{command}`")
   statistics = load_statistics(path)
-  size = config.streaming.image_size
+  size, short_side = config.streaming.image_size, config.streaming.short_side_evaluation
   if config.mean == "pixel" and size != statistics.image_size:
     raise UserError(
       f"data.streaming.image_size={size}, but the stored mean image has {statistics.image_size} "
-      f"pixels: set it to that, or data.mean to channel, or run `{command} --image-size {size}`"
+      f"pixels: set it to that, or data.mean to channel, or run `{command}`"
     )
+  if config.mean == "pixel" and short_side != statistics.short_side:
+    logger.warning(
+      "the mean image was made at a short side of %d, and data.streaming.short_side_evaluation is "
+      "%d: run `%s` for that of this view",
+      *(statistics.short_side, short_side, command),
+    )
+  return statistics
+
+
+def _constants(config: DataConfig, statistics: Statistics) -> dict[str, np.ndarray]:
+  """The constants of the views, float32."""
   ours = config.streaming.color_components == "training_split"
   constants = {
     "mean": statistics.mean_image if config.mean == "pixel" else statistics.mean_color,

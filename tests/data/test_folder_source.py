@@ -252,8 +252,38 @@ def test_the_root_must_be_named_and_local():
 
 
 def test_folders_that_are_not_prepared_say_the_command(root):
-  with pytest.raises(UserError, match=f"run `resnet-jax prepare folder --data-dir {root}`"):
+  command = f"run `resnet-jax prepare folder --data-dir {root} --image-size 16 --short-side 18`"
+  with pytest.raises(UserError, match=command):
     open_dataset(config(root), 0)
+
+
+def test_statistics_of_other_files_are_warned_of_and_made_again(root, capsys, caplog):
+  get_ready(root)
+  get_ready(root)
+  assert "Keeping" in capsys.readouterr().out
+  added = next(path for path in (root / "train").rglob("*") if path.is_file())
+  added.with_name(f"another{added.suffix}").write_bytes(added.read_bytes())
+  open_dataset(config(root), 0)
+  [message] = [r.getMessage() for r in caplog.records]
+  assert "made of other files" in message and "--image-size 16 --short-side 18" in message
+  get_ready(root)
+  assert "Replacing" in capsys.readouterr().out
+  caplog.clear()
+  open_dataset(config(root), 0)
+  assert not caplog.records
+
+
+def test_a_mean_image_of_another_view_is_warned_of(root, caplog):
+  prepare("folder", str(root), image_size=16, short_side=24)
+  open_dataset(config(root), 0)
+  [message] = [r.getMessage() for r in caplog.records]
+  assert "made at a short side of 24" in message and "--short-side 18" in message
+
+
+def test_wrong_splits_are_found_before_anything_is_averaged(root):
+  (root / "val" / "unheard_of").mkdir(parents=True)
+  with pytest.raises(UserError, match=r"unheard_of: no such class"):
+    get_ready(root)
 
 
 def test_folders_need_no_tensorflow(root):

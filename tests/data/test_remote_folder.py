@@ -130,7 +130,7 @@ def test_prepared_files_of_a_bucket_lie_in_the_cache_unless_told_otherwise(bucke
 
 
 def test_training_on_a_bucket_that_is_not_prepared_says_the_command(bucket, tmp_path):
-  command = f"run `resnet-jax prepare shapes --data-dir {bucket} --prepared-dir {tmp_path}`"
+  command = f"run `resnet-jax prepare shapes --data-dir {bucket} --prepared-dir {tmp_path} "
   with pytest.raises(UserError, match=command):
     open_dataset(config(bucket, prepared_dir=str(tmp_path)), 0)
 

@@ -128,3 +128,11 @@ def test_components_of_real_pictures_are_near_the_published_ones(imagenet_dir):
   assert cosines[0] > 0.99
   np.testing.assert_allclose(got.eigenvalues[0], augment.ALEXNET_MAGNITUDES[0], rtol=0.4)
   np.testing.assert_allclose(got.mean_color, [123.7, 116.3, 103.5], atol=20)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"nothing"])
+def test_a_damaged_file_of_statistics_is_the_users_to_delete(content, tmp_path):
+  path = tmp_path / "statistics.npz"
+  path.write_bytes(content)
+  with pytest.raises(UserError, match=r"damaged .* delete it and prepare again"):
+    statistics.load_statistics(path)
