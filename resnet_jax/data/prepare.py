@@ -102,9 +102,8 @@ def prepare(
     raise UserError(f"a crop of {image_size} does not fit into a short side of {short_side}")
   work = _Work(dataset, data_dir, own_root)
   if dataset == FOLDER:
-    open_sources(
-      work.config()
-    )  # What is wrong with any of its splits is said before the long work.
+    # What is wrong with any of its splits is said before the long work.
+    open_sources(work.config())
   else:
     _run_builder(work, manual_dir, file_format)
   if dataset in IN_MEMORY:
