@@ -23,7 +23,7 @@ Cached = tuple[bytes | np.ndarray, int]
 
 
 class CachedSource:
-  """As an `ExampleSource` that reads, or reads and decodes, each example once.
+  """The `read_many` of an `ExampleSource`, which reads, or reads and decodes, each example once.
 
   What was read once is kept; nothing is read ahead. Decoded images are pixels in place of bytes.
 
@@ -36,14 +36,6 @@ class CachedSource:
     self._source = source
     self._kind = kind
     self._kept: dict[int, Cached] = {}
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """The name of each class, in the order of the labels."""
-    return self._source.class_names
-
-  def __len__(self) -> int:
-    return len(self._source)
 
   def read_many(self, numbers: Sequence[int]) -> list[Cached | UndecodableError | OSError]:
     """As `ExampleSource.read_many`, of what is not kept yet."""

@@ -87,7 +87,7 @@ class LocalFolder(DataFolder):
 
   def read(self, name: str, start: int, length: int) -> bytes:
     """See `DataFolder`."""
-    # Opened each time (3 microseconds on a local disk, where decoding takes 3,000): a thousand
+    # Opened each time (3 microseconds on a local disk, where decoding takes 1,000): a thousand
     # shards held open would exceed the usual limit of 1,024 files.
     with self.reader(name) as read:
       data = read(start, length)

@@ -92,12 +92,14 @@ def decode_windows(
   Raises:
     UndecodableError: If the bytes are not a whole image.
   """
-  image = encoded if isinstance(encoded, np.ndarray) else decode_image(encoded)
+  image = decode_image(encoded)
   return np.stack([resize_exactly(image, shown, shape) for shown in windows(*image.shape[:2])])
 
 
-def decode_image(encoded: bytes) -> np.ndarray:
+def decode_image(encoded: bytes | np.ndarray) -> np.ndarray:
   """Decodes a whole image: (H, W, 3) uint8. Raises `UndecodableError` as `decode_window` does."""
+  if isinstance(encoded, np.ndarray):
+    return encoded
   frame = read_frame(encoded)
   if frame is None or frame.components not in (1, 3):
     return decode_with_pillow(encoded)

@@ -51,7 +51,7 @@ def whole_image(image: bytes | np.ndarray, short_side: int) -> np.ndarray:
   Raises:
     UndecodableError: If the bytes are not a whole image.
   """
-  pixels = image if isinstance(image, np.ndarray) else decode_image(image)
+  pixels = decode_image(image)
   height, width = pixels.shape[:2]
   return resize_exactly(
     pixels, Window(0, 0, width, height), resized_shape(height, width, short_side)

@@ -19,7 +19,7 @@ import tqdm
 from resnet_jax.data import tfds_builder, tfrecord
 from resnet_jax.data.config import DataConfig
 from resnet_jax.data.decode import decode_image, decoding_threads
-from resnet_jax.data.example_source import UndecodableError
+from resnet_jax.data.example_source import ExampleSource, UndecodableError
 from resnet_jax.data.prepared import (
   chosen_data_dir,
   is_address,
@@ -28,7 +28,7 @@ from resnet_jax.data.prepared import (
   write_npz,
 )
 from resnet_jax.data.sources import DATASETS, IN_MEMORY, STREAMED
-from resnet_jax.data.split_sources import FOLDER, open_source, open_sources
+from resnet_jax.data.split_sources import FOLDER, open_sources
 from resnet_jax.data.statistics import (
   compute_statistics,
   load_statistics,
@@ -101,17 +101,16 @@ def prepare(
   if not 0 < image_size <= short_side:
     raise UserError(f"a crop of {image_size} does not fit into a short side of {short_side}")
   work = _Work(dataset, data_dir, own_root)
-  if dataset == FOLDER:
-    # What is wrong with any of its splits is said before the long work.
-    open_sources(work.config())
-  else:
+  if dataset != FOLDER:
     _run_builder(work, manual_dir, file_format)
   if dataset in IN_MEMORY:
     _pack(work)
   else:
     if dataset != FOLDER:
       _index(work)
-    _summarise(work, image_size, short_side, max_statistics_examples)
+    # All splits are opened: what is wrong with any of them is said before the long work.
+    source = open_sources(work.config())["train"]
+    _summarise(work, source, image_size, short_side, max_statistics_examples)
   _say(f"{dataset} is ready in {chosen_data_dir(data_dir)}.")
 
 
@@ -188,9 +187,10 @@ def _index(work: _Work) -> None:
     _say(f"Wrote {path}.")
 
 
-def _summarise(work: _Work, image_size: int, short_side: int, max_examples: int | None) -> None:
+def _summarise(
+  work: _Work, source: ExampleSource, image_size: int, short_side: int, max_examples: int | None
+) -> None:
   """Writes statistics.npz, the mean image and colour components of the training split."""
-  source = open_source(work.config(), "train")
   path = statistics_path(work.data_dir, work.dataset, work.own_root)
   count = min(len(source), max_examples or len(source))
   if path.exists():

@@ -42,7 +42,7 @@ def resize_exactly(image: np.ndarray, window: Window, shape: tuple[int, int]) ->
 
 
 def resize_quickly(image: np.ndarray, window: Window, shape: tuple[int, int]) -> np.ndarray:
-  """As `resize_exactly`, three times as fast, for windows that begin at a whole pixel.
+  """As `resize_exactly`, but faster, for windows that begin at a whole pixel.
 
   OpenCV interpolates; where the image is reduced, a filter of five taps is applied before, which
   makes of interpolation's narrow triangle the wide one. The result differs from `resize_exactly`'s

@@ -44,13 +44,6 @@ def open_sources(config: DataConfig) -> dict[str, ExampleSource]:
   return sources
 
 
-def open_source(config: DataConfig, split: str) -> ExampleSource:
-  """One of them; see `open_sources`."""
-  if config.dataset == FOLDER:
-    return FolderSource(folder_root(config.data_dir), split)
-  return TfdsSource(config.dataset, split, config.data_dir, config.prepared_dir)
-
-
 def split_sources(config: DataConfig) -> dict[str, tuple[ExampleSource, range]]:
   """For each split of a run a source, and which of its examples belong to the split.
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from nontrivial import random_variables as random_variables_of
 
 from resnet_jax.models import (
   BasicBlock,
@@ -25,21 +26,11 @@ from resnet_jax.models import (
 BLOCKS = [BasicBlock, BottleneckBlock]
 EVALUATION_NORM = functools.partial(BatchNorm, use_running_average=True)
 
+random_variables = functools.partial(random_variables_of, dtype=np.float32)
+
 
 def images(channels=8, size=6):
   return np.random.default_rng(0).normal(size=(2, size, size, channels)).astype(np.float32)
-
-
-def random_variables(module, x):
-  """Variables of which no kernel, scale, bias or statistic is trivial."""
-  generator = np.random.default_rng(1)
-
-  def draw(path, leaf):
-    value = generator.normal(0, 0.5, leaf.shape)
-    return (np.abs(value) + 0.5 if path[-1].key == "var" else value).astype("f4")
-
-  variables = jax.eval_shape(module.init, jax.random.key(0), x)
-  return jax.tree_util.tree_map_with_path(draw, variables)
 
 
 def conv_norm(variables, x, conv, norm, stride):

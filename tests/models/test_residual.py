@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from nontrivial import random_variables
 
 from resnet_jax.models import (
   BasicBlock,
@@ -54,18 +55,6 @@ ORDERS = {
 
 def images(channels=8, size=5, batch=2):
   return np.random.default_rng(0).normal(size=(batch, size, size, channels))
-
-
-def random_variables(module, x, **arguments):
-  """Variables of which no kernel, scale, bias or statistic is trivial."""
-  generator = np.random.default_rng(1)
-
-  def draw(path, leaf):
-    value = generator.normal(0, 0.5, leaf.shape)
-    return np.abs(value) + 0.5 if path[-1].key == "var" else value
-
-  variables = jax.eval_shape(functools.partial(module.init, **arguments), jax.random.key(0), x)
-  return jax.tree_util.tree_map_with_path(draw, variables)
 
 
 def initial_variables(module, x):

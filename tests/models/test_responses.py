@@ -1,12 +1,14 @@
 """The responses of the paper's Fig. 7, against an independent look at every call."""
 
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from nontrivial import random_variables as random_variables_of
 
 from resnet_jax.models import (
   VGG,
@@ -19,29 +21,15 @@ from resnet_jax.models import (
   responses,
   to_scanned,
 )
+from resnet_jax.models.blocks import UnitOrder
 
-ORDERS = (
-  "original",
-  "norm_after_addition",
-  "relu_before_addition",
-  "relu_only_preactivation",
-  "full_preactivation",
-)
+ORDERS = typing.get_args(UnitOrder)
+
+random_variables = functools.partial(random_variables_of, dtype=np.float32)
 
 
 def images(size=8, channels=3):
   return np.random.default_rng(0).normal(size=(2, size, size, channels)).astype(np.float32)
-
-
-def random_variables(module, x):
-  generator = np.random.default_rng(1)
-
-  def draw(path, leaf):
-    value = generator.normal(0, 0.5, leaf.shape)
-    return (np.abs(value) + 0.5 if path[-1].key == "var" else value).astype(np.float32)
-
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x)
-  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def watched(model, variables, x, train, after_norm):

@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from nontrivial import random_variables
 
 from resnet_jax.models import (
   BasicBlock,
@@ -74,17 +75,6 @@ def network(stage_sizes=None, **fields):
 
 def images(size=6, batch=4):
   return np.random.default_rng(0).normal(size=(batch, size, size, 3))
-
-
-def random_variables(module, x):
-  generator = np.random.default_rng(1)
-
-  def draw(path, leaf):
-    value = generator.normal(0, 0.5, leaf.shape)
-    return np.abs(value) + 0.5 if path[-1].key == "var" else value
-
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x)
-  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def training_step(model, variables, x):

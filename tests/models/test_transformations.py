@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from nontrivial import random_variables
 
 from resnet_jax.models import (
   VGG,
@@ -75,17 +76,6 @@ WITH_NORM = ("projection", "basic", "bottleneck", "stage", "resnet", "imagenet",
 def images(name, batch=BATCH):
   channels, size = (3, 8) if name in ("resnet", "imagenet", "vgg") else (4, 5)
   return np.random.default_rng(0).normal(size=(batch, size, size, channels))
-
-
-def random_variables(module, x):
-  generator = np.random.default_rng(1)
-
-  def draw(path, leaf):
-    value = generator.normal(0, 0.5, leaf.shape)
-    return np.abs(value) + 0.5 if path[-1].key == "var" else value
-
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x)
-  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def direction(tree, seed):
