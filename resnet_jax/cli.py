@@ -309,7 +309,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
     options.parser.error("--config and --workdir are required")
   _configure_jax()
   from resnet_jax.run.config import load_config, override_config
-  from resnet_jax.training.config import CHANGEABLE, Config
+  from resnet_jax.training.config import Config, changeable
 
   config = override_config(load_config(options.config, Config), rest, "resnet-jax train")
   from resnet_jax.run.environment import record_environment
@@ -323,10 +323,10 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
   if options.dry_run:
     print(describe_run(run))
     return 0
-  changed = check_claim(options.workdir, config, CHANGEABLE)
+  changed = check_claim(options.workdir, config, changeable(config))
   require_resumable(run, options.workdir)
   with locked(options.workdir):
-    claim(options.workdir, config, CHANGEABLE)
+    claim(options.workdir, config, changeable(config))
     for name, (before, after) in changed.items():
       print(f"goes on with {name}={after!r} instead of {before!r}")
     record_environment(options.workdir)
