@@ -364,9 +364,10 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     f"{config.model.name} after step {step} of {options.workdir} on the {options.split} split of "
     f"{run.dataset.name}"
   )
-  values = Evaluator(run.model, splits[options.split], config.evaluation_batch_size, run.key)(
-    variables
+  evaluator = Evaluator(
+    run.model, splits[options.split], config.evaluation_batch_size, run.key, run.parallelize
   )
+  values = evaluator(variables)
   for name, value in values.items():
     print(
       f"{name.replace('_', ' ')}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}"

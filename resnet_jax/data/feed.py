@@ -17,25 +17,34 @@ U = TypeVar("U")
 
 
 def training_batches(
-  split: Split, seed: int, batch_size: int, first_step: int, host: int = 0, hosts: int = 1
+  split: Split,
+  seed: int,
+  batch_size: int,
+  first_step: int,
+  host: int = 0,
+  hosts: int = 1,
+  parts: int = 1,
 ) -> Iterator[Batch]:
   """The endless training stream from a step on.
 
   Args:
     split: What to read.
     seed: The run's seed.
-    batch_size: Examples in a global batch, a multiple of `hosts`.
+    batch_size: Examples in a global batch, a multiple of `hosts` times `parts`.
     first_step: Step of the first batch, so a run that resumes passes the steps it has done.
-    host: Number of this process; it gets the host-th of `hosts` consecutive parts of each batch.
+    host: Number of this process; it gets the host-th of `hosts` consecutive shares of each part.
     hosts: Number of processes.
+    parts: In how many consecutive parts a batch is computed, one after another, by all hosts.
   """
-  share = _share(batch_size, hosts)
+  share = _share(batch_size, hosts * parts)
+  part = batch_size // parts
 
   def fetch(step: int) -> Batch:
-    first = step * batch_size + host * share
-    return split.fetch(*training_positions(seed, split.size, first, share, split.block))
+    starts = (step * batch_size + i * part + host * share for i in range(parts))
+    runs = [training_positions(seed, split.size, start, share, split.block) for start in starts]
+    return split.fetch(*map(np.concatenate, zip(*runs, strict=True)))
 
-  yield from _ahead(fetch, itertools.count(first_step), split.batches_ahead(share))
+  yield from _ahead(fetch, itertools.count(first_step), split.batches_ahead(share * parts))
 
 
 def evaluation_batches(
@@ -107,7 +116,7 @@ def prefetch(
 
 
 def _share(batch_size: int, hosts: int) -> int:
-  """Examples of a batch on one host."""
+  """Examples of a batch, or of a part of it, on one host."""
   if batch_size % hosts:
     raise ValueError(f"batch_size={batch_size} cannot be spread evenly over {hosts} processes")
   return batch_size // hosts

@@ -44,7 +44,14 @@ def make_evaluation_step(
 class Evaluator:
   """Measures variables on a split, on all devices; compiles once."""
 
-  def __init__(self, model: nn.Module, split: Split, batch_size: int, key: jax.Array):
+  def __init__(
+    self,
+    model: nn.Module,
+    split: Split,
+    batch_size: int,
+    key: jax.Array,
+    parallelize: Callable[..., Any] = devices.parallelize,
+  ):
     """Places the split's constants.
 
     Args:
@@ -52,6 +59,7 @@ class Evaluator:
       split: What to measure on; its view should not be random.
       batch_size: Examples at a time over all devices, rounded up to a multiple of them.
       key: The run's key.
+      parallelize: `devices.parallelize`, or the same with other defaults.
     """
     count = jax.device_count()
     self._split = split
@@ -59,7 +67,7 @@ class Evaluator:
     self._constants = devices.replicate(split.constants)
     self._key = devices.replicate(key)
     step = make_evaluation_step(split.view, model, devices.AXIS)
-    self._step = devices.parallelize(step, batch_argument=2, arguments=4)
+    self._step = parallelize(step, batch_argument=2, arguments=4)
 
   def __call__(self, variables: Any) -> dict[str, float]:
     """Loss, accuracy and count over the split.

@@ -9,19 +9,26 @@ import jax.numpy as jnp
 import optax
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
   """The negative log-likelihood of each label, in nats.
 
   Args:
     logits: (N, C) float; computed in float32 or wider.
     labels: (N,) int.
+    label_smoothing: Share of the label's weight that is spread over all C classes, the label's own
+      included (arXiv 1512.00567, section 7).
 
   Returns:
     (N,).
   """
   chex.assert_rank([logits, labels], [2, 1])
   wide = jnp.promote_types(logits.dtype, jnp.float32)
-  return optax.softmax_cross_entropy_with_integer_labels(logits.astype(wide), labels)
+  logits = logits.astype(wide)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  if not label_smoothing:
+    return losses
+  spread = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
+  return (1 - label_smoothing) * losses + label_smoothing * spread
 
 
 def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,14 @@ class Run:
   checkpoint_every: int
 
   @property
+  def parallelize(self) -> Callable[..., Any]:
+    """`devices.parallelize`, as the config has it."""
+    config = self.config
+    return functools.partial(
+      devices.parallelize, parallel=config.parallel, precision=config.matmul_precision
+    )
+
+  @property
   def key(self) -> jax.Array:
     """The key that all randomness on the devices is a function of, with epoch and example."""
     return jax.random.key(self.config.seed)
@@ -62,8 +72,6 @@ def build_run(config: Config, trains: bool = True) -> Run:
     UserError: Something in the config is wrong, or its data is not there; the message names it.
   """
   check_config(config)
-  if trains:
-    _check_batch(config)
   dataset = open_dataset(config.data, config.seed)
 
   def steps(field: str, duration: str) -> int:
@@ -77,10 +85,13 @@ def build_run(config: Config, trains: bool = True) -> Run:
     )
   except ValueError as error:
     raise UserError(f"schedule.{error}") from None
+  model = build_model(config, dataset)
+  if trains:
+    _check_batch(config, model)
   return Run(
     config=config,
     dataset=dataset,
-    model=build_model(config, dataset),
+    model=model,
     optimizer=make_optimizer(config.optimizer, schedule),
     schedule=schedule,
     steps=steps("length", config.length),
@@ -121,16 +132,26 @@ def build_model(config: Config, dataset: Dataset) -> models.Network:
   return model
 
 
-def _check_batch(config: Config) -> None:
-  """Raises a UserError unless the devices and the batch-norm groups divide the batch."""
-  count = jax.device_count()
-  if config.batch_size % count:
+def _check_batch(config: Config, model: models.Network) -> None:
+  """Raises a UserError unless devices, parts and batch-norm groups divide the batch."""
+  count, parts = jax.device_count(), config.accumulate
+  if config.batch_size % (count * parts):
+    each = f"accumulate={parts} parts on each of " if parts > 1 else ""
     raise UserError(
-      f"batch_size={config.batch_size} cannot be spread evenly over {count} device(s): choose a "
-      f"multiple of {count}"
+      f"batch_size={config.batch_size} cannot be spread evenly over {each}{count} device(s): "
+      f"choose a multiple of {count * parts}"
+    )
+  if not isinstance(model.norm, functools.partial) or getattr(model, "frozen_bn", False):
+    return  # only our batch norm, which `build_model` made, sees more than one example
+  part = config.batch_size // parts
+  if parts > 1 and (config.bn_group is None or config.bn_group > part):
+    raise UserError(
+      f"accumulate={parts} with bn_group={config.bn_group}: batch norm sees {part} of the "
+      f"{config.batch_size} examples at a time; set bn_group to a divisor of {part}, or "
+      "accumulate=1"
     )
   if config.bn_group is not None:
     try:
-      models.group_layout(config.batch_size // count, config.bn_group, count)
+      models.group_layout(part // count, config.bn_group, count)
     except ValueError as error:
       raise UserError(f"bn_group={config.bn_group}: {error}") from None

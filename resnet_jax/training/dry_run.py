@@ -9,6 +9,7 @@ import jax
 from resnet_jax import devices, models
 from resnet_jax.run.config import to_json
 from resnet_jax.training.build import Run
+from resnet_jax.training.collectives import Collective, collectives_of
 from resnet_jax.training.loop import compile_step, device_batches
 from resnet_jax.training.restore import initial_state
 
@@ -27,7 +28,8 @@ def describe_run(run: Run) -> str:
   batches.close()
   constants = devices.replicate(split.constants)
   step: Any = compile_step(run)
-  compiled = step.lower(state, constants, batch, run.key).compile()
+  compiled = step.lower(state, constants, batch, devices.replicate(run.key)).compile()
+  exchanged = collectives_of(compiled.as_text())
   memory = compiled.memory_analysis()
   saved = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
   examples = run.steps * config.batch_size
@@ -42,6 +44,7 @@ def describe_run(run: Run) -> str:
     "data": f"{run.dataset.name}, " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()),
     "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "batch": f"{config.batch_size:,} examples, {share:,} a device",
+    "exchanged a step": ", ".join(map(_exchange, exchanged)) or "nothing",
     "length": f"{run.steps:,} steps, {examples:,} examples, {examples / split.size:.1f} epochs",
     "evaluations": evaluations,
     "checkpoint": f"{_size(saved)}, the last {config.checkpoint.keep} and the best are kept",
@@ -51,6 +54,10 @@ def describe_run(run: Run) -> str:
   width = max(map(len, rows))
   table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
   return f"{json.dumps(to_json(config), indent=2)}\n\n{table}"
+
+
+def _exchange(collective: Collective) -> str:
+  return f"{collective.count:,} x {collective.kind}, {_size(collective.size)}"
 
 
 def _size(count: int) -> str:

@@ -1,6 +1,7 @@
 """The training loop: step, record, evaluate, save, resume."""
 
 import contextlib
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Generator
@@ -104,23 +105,35 @@ def fit(
 
 def compile_step(run: Run) -> Callable[..., Any]:
   """The training step over all devices; its state is donated. Compiled at its first call."""
-  step = make_step(run.dataset.splits["train"].view, run.model, run.optimizer, devices.AXIS)
-  return devices.parallelize(step, batch_argument=2, arguments=4, donate=True)
+  config = run.config
+  step = make_step(
+    run.dataset.splits["train"].view,
+    run.model,
+    run.optimizer,
+    devices.AXIS,
+    accumulate=config.accumulate,
+    label_smoothing=config.label_smoothing,
+    ema_decay=config.ema_decay,
+  )
+  return run.parallelize(step, batch_argument=2, arguments=4, donate=True)
 
 
 def _validation(run: Run) -> Evaluator | None:
   split = run.dataset.splits.get("validation")
   if split is None:
     return None
-  return Evaluator(run.model, split, run.config.evaluation_batch_size, run.key)
+  size = run.config.evaluation_batch_size
+  return Evaluator(run.model, split, size, run.key, run.parallelize)
 
 
 def device_batches(run: Run, step: int) -> Generator[dict[str, jax.Array], None, None]:
   """This host's batches from a step on, on its devices ahead of time."""
   split, config = run.dataset.splits["train"], run.config
   host, hosts = jax.process_index(), jax.process_count()
-  stream = training_batches(split, config.seed, config.batch_size, step, host, hosts)
-  return prefetch(stream, devices.shard)
+  stream = training_batches(
+    split, config.seed, config.batch_size, step, host, hosts, config.accumulate
+  )
+  return prefetch(stream, functools.partial(devices.shard, parts=config.accumulate))
 
 
 def _record_training(

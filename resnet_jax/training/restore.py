@@ -112,4 +112,10 @@ def _scans(run: Run) -> bool:
 
 def _create(run: Run) -> Any:
   model = run.model.clone(scan=False) if _scans(run) else run.model
-  return functools.partial(create_state, model, run.optimizer, image_shape=run.dataset.image_shape)
+  return functools.partial(
+    create_state,
+    model,
+    run.optimizer,
+    image_shape=run.dataset.image_shape,
+    averages=run.config.ema_decay is not None,
+  )

@@ -19,12 +19,14 @@ class TrainState(flax.struct.PyTreeNode):
     params: Parameters of the network.
     batch_stats: Running statistics of its batch norms, {} if it has none.
     opt_state: State of the optimizer.
+    average: Moving average of `variables`; {} if the run has none.
   """
 
   step: jax.Array
   params: Any
   batch_stats: Any
   opt_state: optax.OptState
+  average: Any = flax.struct.field(default_factory=dict)
 
   @property
   def variables(self) -> dict[str, Any]:
@@ -37,6 +39,7 @@ def create_state(
   optimizer: optax.GradientTransformation,
   key: jax.Array,
   image_shape: tuple[int, int, int],
+  averages: bool = False,
 ) -> TrainState:
   """The state before the first step.
 
@@ -45,11 +48,15 @@ def create_state(
     optimizer: The optimizer.
     key: Random key that fixes the initial parameters.
     image_shape: (H, W, C).
+    averages: Whether the state has a moving average of the variables, which begins as they do.
   """
   variables = model.init(key, jnp.zeros((1, *image_shape)))
+  variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables["params"],
-    batch_stats=variables.get("batch_stats", {}),
+    batch_stats=variables["batch_stats"],
     opt_state=optimizer.init(variables["params"]),
+    # Copies: an array that stands twice in a state cannot be donated.
+    average=jax.tree.map(jnp.copy, variables) if averages else {},
   )

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from resnet_jax.data.dataset import View
+from resnet_jax.devices import sum_over_devices
 from resnet_jax.evaluation.metrics import MetricSums, cross_entropy, metric_sums
+from resnet_jax.training.averages import advance_average
 from resnet_jax.training.state import TrainState
 
 # Folded into the run's key for what a network draws; no epoch, which views fold in, is as large.
@@ -20,42 +23,75 @@ Step = Callable[
 ]
 
 
+@flax.struct.dataclass
+class _Part:
+  """What a part of the batch contributes: all of it adds up over parts and devices.
+
+  The gradient is that of the loss summed over the examples, divided by the size of the whole batch.
+  """
+
+  gradient: Any
+  sums: MetricSums
+  batch_stats: Any
+
+
 def make_step(
   view: View,
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   axis_name: str | None = None,
+  *,
+  accumulate: int = 1,
+  label_smoothing: float = 0.0,
+  ema_decay: float | None = None,
 ) -> Step:
   """The step `(state, constants, batch, key) -> (state, sums)`.
 
   The loss is the mean cross-entropy over the examples of the global batch, weighted; its gradient
   is that of one device with the whole batch, if the model's batch norms take `axis_name` too. An
   example of weight 0 (unreadable) adds nothing to the loss, but is part of the batch's statistics.
-  A network with dropout draws by key, step and device, so that with other devices it draws others.
+  A network with dropout draws by key, step, device and part, so that with other devices it draws
+  others.
+
+  Devices exchange one thing, once: the gradient, with the sums beside it. Batch norms over groups
+  that span devices exchange their statistics besides.
 
   Args:
     view: What the network is shown: `view(constants, batch, key)` -> images, labels.
     model: A Linen module; called with `train=True` it gives logits and updates `batch_stats`.
-    optimizer: Applied to the gradient.
+    optimizer: Applied to the gradient. One that takes extra arguments is given `error`, the share
+      in [0, 1] of the batch's examples that the network had wrong.
     axis_name: The axis of `jax.pmap`, `jax.vmap` or `jax.shard_map` that the batch is spread over
       in equal parts; None if the whole batch is at hand. Under `shard_map` pass `check_vma=False`:
       with it on, the gradient comes out multiplied by the number of devices.
+    accumulate: In how many equal parts, consecutive in `batch`, the gradient is computed, one after
+      the other; batch norm sees a part at a time, and running statistics move once.
+    label_smoothing: Share of the label's weight that is spread over all classes
+      (arXiv 1512.00567, section 7). The sums are those of the labels as they are.
+    ema_decay: Of the state's average, if it has one; see `averages.advance_average`.
 
   Returns:
     A pure function of the state, the view's constants, the (device's part of the) batch with its
     `weight` (N,), and the run's key; it gives the next state, and the sums of loss and accuracy
     over the global batch, both equal on all devices.
   """
+  optimizer = optax.with_extra_args_support(optimizer)
 
-  def step(
-    state: TrainState, constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
-  ) -> tuple[TrainState, MetricSums]:
+  def part_of(
+    state: TrainState,
+    constants: Any,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+    number: jax.Array,
+    size: int,
+  ) -> _Part:
     images, labels = view(constants, batch, key)
     weights = batch["weight"]
-    share = jnp.maximum(_mean(weights.sum(), axis_name), 1e-9)
     dropout_key = jax.random.fold_in(jax.random.fold_in(key, _DROPOUT), state.step)
     if axis_name is not None:
       dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
+    if accumulate > 1:
+      dropout_key = jax.random.fold_in(dropout_key, number)
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
       logits, updated = model.apply(
@@ -65,28 +101,72 @@ def make_step(
         mutable=["batch_stats"],
         rngs={"dropout": dropout_key},
       )
-      # Divided by the devices' mean weight, so that the mean over devices is the weighted mean over
-      # the global batch even where devices hold unequal numbers of readable examples.
-      losses = jnp.where(weights > 0, weights * cross_entropy(logits, labels), 0)
-      loss = losses.sum() / share
-      return loss, (logits, updated.get("batch_stats", {}))
+      losses = weights * cross_entropy(logits, labels, label_smoothing)
+      return jnp.where(weights > 0, losses, 0).sum() / size, (
+        logits,
+        updated.get("batch_stats", {}),
+      )
 
     gradient, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    gradient = _mean(gradient, axis_name)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    sums = metric_sums(logits, labels, weights)
-    return (
-      TrainState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-      ),
-      sums if axis_name is None else jax.lax.psum(sums, axis_name),
+    return _Part(gradient, metric_sums(logits, labels, weights), batch_stats)
+
+  def step(
+    state: TrainState, constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
+  ) -> tuple[TrainState, MetricSums]:
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    size = len(batch["weight"]) * devices
+
+    def part(examples: Mapping[str, jax.Array], number: jax.Array) -> _Part:
+      return part_of(state, constants, examples, key, number, size)
+
+    whole = _sum_over_parts(part, batch, accumulate)
+    gradient, sums = whole.gradient, whole.sums
+    if axis_name is not None and devices > 1:
+      gradient, sums = sum_over_devices((gradient, sums), axis_name)
+    # Unreadable examples are not part of the mean.
+    scale = size / jnp.maximum(sums.weight, 1e-9)
+    gradient = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), gradient)
+    updates, opt_state = optimizer.update(
+      gradient, state.opt_state, state.params, error=1 - sums.top1 / jnp.maximum(sums.weight, 1e-9)
     )
+    params = optax.apply_updates(state.params, updates)
+    batch_stats = jax.tree.map(lambda leaf: leaf / accumulate, whole.batch_stats)
+    return TrainState(
+      step=state.step + 1,
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+      average=advance_average(
+        state.average, {"params": params, "batch_stats": batch_stats}, state.step, ema_decay
+      ),
+    ), sums
 
   return step
 
 
-def _mean(tree: Any, axis_name: str | None) -> Any:
-  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+def _sum_over_parts(
+  part: Callable[[Mapping[str, jax.Array], jax.Array], _Part],
+  batch: Mapping[str, jax.Array],
+  count: int,
+) -> _Part:
+  """The sum of `part(examples, number)` over `count` equal parts of a batch, one after another."""
+  if count == 1:
+    return part(batch, jnp.zeros((), jnp.int32))
+  parts = (
+    {
+      name: array.reshape(count, len(array) // count, *array.shape[1:])
+      for name, array in batch.items()
+    },
+    jnp.arange(count),
+  )
+  shapes = jax.eval_shape(part, *jax.tree.map(lambda array: array[0], parts))
+  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  # XLA for CPUs has no threaded convolution in a loop. Elsewhere a loop keeps memory at a part's.
+  unroll = count if jax.default_backend() == "cpu" else 1
+  total, _ = jax.lax.scan(
+    lambda total, arguments: (jax.tree.map(jnp.add, total, part(*arguments)), None),
+    zeros,
+    parts,
+    unroll=unroll,
+  )
+  return total
