@@ -27,7 +27,7 @@ from resnet_jax.training.window import Window
 
 
 def fit(
-  run: Run, workdir: pathlib.Path, should_stop: Callable[[], bool] = lambda: False
+  run: Run, workdir: pathlib.Path, should_stop: Callable[[int], bool] = lambda step: False
 ) -> TrainState:
   """Trains, or goes on training from the last checkpoint.
 
@@ -37,7 +37,8 @@ def fit(
   Args:
     run: What to train.
     workdir: The run's directory, held by this process alone.
-    should_stop: Asked after each step; once true the run is saved and ends.
+    should_stop: Asked after each step, with the number of steps done; once true the run is saved
+      and ends. Several processes have to be told so at the same step.
 
   Returns:
     The last state.
@@ -86,7 +87,7 @@ def fit(
         _require_finite(metrics["loss"], step)
         records.write(step, "validation", **metrics)
         progress.evaluation(step, "validation", metrics)
-      stopping = should_stop()
+      stopping = should_stop(step)
       if metrics or stopping or ends or step % run.checkpoint_every == 0:
         _require_finite(largest(state), step)
         with window.pause():

@@ -100,9 +100,8 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
 @pytest.mark.parametrize("stop", [1, 4, 7, 10])
 def test_a_run_that_was_stopped_ends_with_the_same_bits_and_records(stop, whole, tmp_path):
   workdir, state = whole
-  steps = iter(range(1, 100))
   run = build_run(CONFIG)
-  fit(run, tmp_path, should_stop=lambda: next(steps) == stop)
+  fit(run, tmp_path, should_stop=stop.__eq__)
   assert Checkpoints(tmp_path, read_only=True).last() == stop
   resumed = jax.device_get(fit(run, tmp_path))
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), resumed, state)
@@ -117,9 +116,8 @@ SCANNED = dataclasses.replace(
 def test_a_run_with_scanned_blocks_resumes_to_the_same_bits(tmp_path):
   whole = jax.device_get(fit(build_run(SCANNED), tmp_path / "whole"))
   assert "blocks" in whole.params["stage2"]
-  steps = iter(range(1, 100))
   run = build_run(SCANNED)
-  fit(run, tmp_path / "stopped", should_stop=lambda: next(steps) == 7)
+  fit(run, tmp_path / "stopped", should_stop=(7).__eq__)
   resumed = jax.device_get(fit(run, tmp_path / "stopped"))
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), resumed, whole)
 
@@ -133,7 +131,7 @@ def test_scanned_or_not_a_run_starts_the_same_saves_the_same_and_goes_on_as_the_
   assert jax.tree.structure(start) == jax.tree.structure(other)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), start, other)
 
-  fit(runs[0], tmp_path, should_stop=iter([False, False, True]).__next__)
+  fit(runs[0], tmp_path, should_stop=(3).__eq__)
   resumed = fit(build_run(dataclasses.replace(unrolled, length="4 steps")), tmp_path)
   assert resumed.step == 4
   straight = fit(build_run(dataclasses.replace(SCANNED, length="4 steps")), tmp_path / "straight")
@@ -159,7 +157,7 @@ def test_every_kind_of_network_trains_and_resumes_to_the_same_bits(model, tmp_pa
     CONFIG, model=model, optimizer=OptimizerConfig(learning_rate=0.01), length="6 steps"
   )
   whole = jax.device_get(fit(build_run(config), tmp_path / "whole"))
-  fit(build_run(config), tmp_path / "stopped", should_stop=iter([False, False, True]).__next__)
+  fit(build_run(config), tmp_path / "stopped", should_stop=(3).__eq__)
   resumed = jax.device_get(fit(build_run(config), tmp_path / "stopped"))
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), resumed, whole)
 
@@ -191,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 def test_a_state_that_diverged_between_two_records_is_neither_evaluated_nor_saved(tmp_path):
   run = build_run(dataclasses.replace(CONFIG, length="20 steps", log_every="20 steps"))
-  fit(run, tmp_path, should_stop=iter([False, True]).__next__)
+  fit(run, tmp_path, should_stop=(2).__eq__)
   wild = run.schedule
 
   def schedule(step):

@@ -1,0 +1,109 @@
+"""What the parsers of the commands share."""
+
+import argparse
+import math
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+Execute = Callable[[argparse.Namespace, list[str]], int]
+
+
+def add_command(
+  commands: Any, name: str, execute: Execute, summary: str, more: str, takes_fields: bool = False
+) -> argparse.ArgumentParser:
+  """The parser of a command.
+
+  Args:
+    commands: Where argparse keeps the parsers of commands.
+    name: The command.
+    execute: What it does: gets the options, and the arguments that the parser does not know; gives
+      the exit status.
+    summary: A line, without a full stop.
+    more: What follows it in the command's own help.
+    takes_fields: Whether fields of a config may follow, which need a help of their own.
+  """
+  parser = commands.add_parser(
+    name,
+    help=summary,
+    description=f"{summary[0].upper()}{summary[1:]}. {more}",
+    allow_abbrev=False,
+    add_help=not takes_fields,
+  )
+  parser.set_defaults(command=execute, parser=parser, takes_fields=takes_fields)
+  return parser
+
+
+def positive_number(text: str) -> float:
+  """An argument that is a number above 0."""
+  try:
+    number = float(text)
+  except ValueError:
+    number = math.nan
+  if not 0 < number < math.inf:
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+  return number
+
+
+def directory(text: str) -> pathlib.Path:
+  """An argument that names a directory."""
+  if not text:
+    raise argparse.ArgumentTypeError("is empty")
+  return pathlib.Path(text)
+
+
+def positive(text: str) -> int:
+  """An argument that is an integer above 0."""
+  if not text.isdecimal() or int(text) == 0:
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+  return int(text)
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+  """Adds the arguments by which several processes do a command together."""
+  several = parser.add_argument_group(
+    "several processes", "Start the same command in each; all need to see the same workdir."
+  )
+  several.add_argument(
+    "--distributed",
+    action="store_true",
+    help="as JAX finds them by itself: on a TPU pod, under Slurm, under Kubernetes",
+  )
+  several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+  several.add_argument("--processes", metavar="N", type=positive, help="how many there are")
+  several.add_argument("--process", metavar="I", type=_index, help="which one this is, from 0")
+
+
+def join_processes(options: argparse.Namespace) -> None:
+  """Joins the other processes, if the options say so; before JAX is asked for its devices."""
+  explicit = (options.coordinator, options.processes, options.process)
+  if options.distributed and any(value is not None for value in explicit):
+    options.parser.error("give --distributed, or --coordinator, --processes and --process")
+  if any(value is not None for value in explicit):
+    if any(value is None for value in explicit):
+      options.parser.error("--coordinator, --processes and --process are given together")
+    if options.process >= options.processes:
+      options.parser.error(
+        f"--process {options.process}: of {options.processes} processes the last is "
+        f"{options.processes - 1}"
+      )
+    if not re.fullmatch(r".+:\d+", options.coordinator):
+      options.parser.error(f"--coordinator {options.coordinator}: expected HOST:PORT")
+  if options.distributed or options.coordinator:
+    from resnet_jax import processes
+
+    processes.join(*explicit)
+
+
+def _index(text: str) -> int:
+  if not text.isdecimal():
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+  return int(text)
+
+
+def only_fields(options: argparse.Namespace, rest: list[str]) -> None:
+  """Exits unless all further arguments are fields of the config."""
+  for argument in rest:
+    if argument.startswith("--") and not argument.startswith("--config."):
+      options.parser.error(f"unrecognized argument: {argument}")

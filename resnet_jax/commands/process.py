@@ -1,0 +1,53 @@
+"""What a command changes of its process: JAX's settings, and what SIGTERM does."""
+
+import logging
+import os
+import pathlib
+import signal
+from types import FrameType
+
+EXIT_USER_ERROR = 2
+EXIT_PREEMPTED = 75
+EXIT_BROKEN_PIPE = 141  # As that of a program that SIGPIPE ends.
+
+
+def configure_jax() -> None:
+  """Settings of the process, which no import of the package makes."""
+  import jax
+
+  default = pathlib.Path("~/.cache/resnet_jax/compilations").expanduser()
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", str(default))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  # Orbax warns of each checkpoint that has no validation metrics, which is how we save in between.
+  logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class Preempted:
+  """Whether SIGTERM has come, to this process or to another of the same run.
+
+  A process that is alone knows at once; a second SIGTERM ends it. Several agree, through JAX, on
+  the next step that none of them has begun.
+  """
+
+  def __init__(self) -> None:
+    """Begins to listen; in one of several processes JAX does already."""
+    import jax
+
+    self._alone = jax.process_count() == 1
+    self._received = False
+    if self._alone:
+      signal.signal(signal.SIGTERM, self._receive)
+
+  def __call__(self, step: int) -> bool:
+    """Whether to save and end after `step`; several processes ask after every step."""
+    if self._alone:
+      return self._received
+    from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+    return reached_preemption_sync_point(step)
+
+  def _receive(self, signum: int, frame: FrameType | None) -> None:
+    del frame
+    self._received = True
+    signal.signal(signum, signal.SIG_DFL)

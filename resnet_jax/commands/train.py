@@ -1,0 +1,104 @@
+"""The command `train`."""
+
+import argparse
+import contextlib
+import sys
+from typing import Any
+
+from resnet_jax.commands.arguments import (
+  add_command,
+  add_processes,
+  directory,
+  join_processes,
+  only_fields,
+)
+from resnet_jax.commands.process import EXIT_PREEMPTED, Preempted, configure_jax
+
+
+def add(commands: Any) -> None:
+  """Adds its parser."""
+  parser = add_command(
+    commands,
+    "train",
+    execute,
+    "train a network, or go on where the run in the workdir stopped",
+    "Run the same command again to resume. Fields of the config are replaced by "
+    "--config.FIELD=VALUE; give --config and --help together to see them all.",
+    takes_fields=True,
+  )
+  parser.add_argument("-h", "--help", action="store_true", help="show this message and exit")
+  parser.add_argument(
+    "--config",
+    metavar="FILE[:ARG]",
+    help="a Python file whose get_config(ARG) returns a Config, or a built-in experiment "
+    "(digits, cifar10, imagenet)",
+  )
+  parser.add_argument("--workdir", metavar="DIR", type=directory, help="the run's directory")
+  parser.add_argument(
+    "--dry-run",
+    action="store_true",
+    help="resolve the config, compile the step, print what the run takes, and end",
+  )
+  add_processes(parser)
+
+
+def execute(options: argparse.Namespace, rest: list[str]) -> int:
+  """Does it; gives the exit status."""
+  only_fields(options, rest)
+  if options.help:
+    options.parser.print_help()
+    if not options.config:
+      return 0
+    rest = [*rest, "--help"]
+    print()
+  elif not options.config or not options.workdir:
+    options.parser.error("--config and --workdir are required")
+  configure_jax()
+  from resnet_jax.run.config import load_config, override_config
+  from resnet_jax.training.config import Config
+
+  config = override_config(load_config(options.config, Config), rest, "resnet-jax train")
+  join_processes(options)
+  from resnet_jax.processes import ends_all
+
+  with ends_all():
+    return _train(options, config)
+
+
+def _train(options: argparse.Namespace, config: Any) -> int:
+  from resnet_jax import processes
+  from resnet_jax.run.config import to_json
+  from resnet_jax.run.environment import record_environment
+  from resnet_jax.run.workdir import check_claim, claim, locked
+  from resnet_jax.training.build import build_run
+  from resnet_jax.training.config import changeable
+  from resnet_jax.training.dry_run import describe_run
+  from resnet_jax.training.loop import fit
+  from resnet_jax.training.restore import require_resumable
+
+  with processes.together():
+    processes.require_equal("config", to_json(config))
+    run = build_run(config)
+  if options.dry_run:
+    described = describe_run(run)
+    if processes.is_first():
+      print(described)
+    return 0
+  with contextlib.ExitStack() as stack:
+    with processes.together():
+      if processes.is_first():
+        changed = check_claim(options.workdir, config, changeable(config))
+        require_resumable(run, options.workdir)
+        stack.enter_context(locked(options.workdir))
+        claim(options.workdir, config, changeable(config))
+        for name, (before, after) in changed.items():
+          print(f"goes on with {name}={after!r} instead of {before!r}")
+        record_environment(options.workdir)
+    with processes.together():
+      processes.require_shared(options.workdir / "config.json")
+    state = fit(run, options.workdir, Preempted())
+  if state.step < run.steps:
+    if processes.is_first():
+      print("resnet-jax: saved after SIGTERM; run the same command to go on", file=sys.stderr)
+    return EXIT_PREEMPTED
+  return 0
