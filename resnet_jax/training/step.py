@@ -36,7 +36,8 @@ def make_step(
   Args:
     view: What the network is shown: `view(constants, batch, key)` -> images, labels.
     model: A Linen module; called with `train=True` it gives logits and updates `batch_stats`.
-    optimizer: Applied to the gradient.
+    optimizer: Applied to the gradient; given `error`, the batch's training error, if it takes more
+      arguments than that.
     axis_name: The axis of `jax.pmap`, `jax.vmap` or `jax.shard_map` that the batch is spread over
       in equal parts; None if the whole batch is at hand. Under `shard_map` pass `check_vma=False`:
       with it on, the gradient comes out multiplied by the number of devices.
@@ -46,6 +47,7 @@ def make_step(
     `weight` (N,), and the run's key; it gives the next state, and the sums of loss and accuracy
     over the global batch, both equal on all devices.
   """
+  optimizer = optax.with_extra_args_support(optimizer)
 
   def step(
     state: TrainState, constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
@@ -73,8 +75,10 @@ def make_step(
 
     gradient, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     gradient = _mean(gradient, axis_name)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     sums = metric_sums(logits, labels, weights)
+    sums = sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    error = 1 - sums.top1 / sums.weight  # NaN if no example was readable
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, error=error)
     return (
       TrainState(
         step=state.step + 1,
@@ -82,7 +86,7 @@ def make_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
       ),
-      sums if axis_name is None else jax.lax.psum(sums, axis_name),
+      sums,
     )
 
   return step
