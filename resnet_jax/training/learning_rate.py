@@ -126,14 +126,8 @@ def _check_settings(rule: ScheduleConfig) -> None:
   for path, (_, value) in differences(ScheduleConfig(), rule).items():
     section = path.split(".")[0]
     kinds = _KINDS.get(path, _KINDS.get(section))
-    owner, kind = (
-      ("schedule", rule.kind)
-      if section != "warmup"
-      else (
-        "schedule.warmup",
-        rule.warmup.kind,
-      )
-    )
+    owner = "schedule.warmup" if section == "warmup" else "schedule"
+    kind = rule.warmup.kind if section == "warmup" else rule.kind
     if kinds and kind not in kinds:
       raise UserError(
         f"schedule.{path}={value} means nothing to {owner}.kind={kind!r}: leave it out, or choose "

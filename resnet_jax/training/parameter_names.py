@@ -93,13 +93,15 @@ def _names(node: Any, paths: tuple[str, ...]) -> list[tuple[str, ...]]:
   if not isinstance(node, dict):
     leaves = jax.tree_util.tree_leaves_with_path(node)
     ends = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    return [tuple("/".join(filter(None, (path, end))) for path in paths) for end in ends]
+    return [tuple(_join(path, end) for path in paths) for end in ends]
   found: list[tuple[str, ...]] = []
   for key in sorted(node):  # the order in which JAX takes dictionaries apart
     steps = [str(key)]
     if key == "blocks" and is_stage(node) and (blocks := jax.tree.leaves(node[key])):
       steps = block_names(blocks[0].shape[0])
-    found += _names(
-      node[key], tuple("/".join(filter(None, (path, step))) for path in paths for step in steps)
-    )
+    found += _names(node[key], tuple(_join(path, step) for path in paths for step in steps))
   return found
+
+
+def _join(path: str, step: str) -> str:
+  return f"{path}/{step}" if path and step else path or step
