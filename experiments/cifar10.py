@@ -14,8 +14,8 @@ Measured: resnet20,short, seed 0, on two CPU cores (jax 0.10.2, float32, about 2
 once and resumed): test accuracy 76.8 %. The full recipe has not been run yet; the paper's test
 errors are 8.75 % (resnet20), 7.51 (32), 7.17 (44), 6.97 (56), 6.43 (110), 7.93 (1202).
 
-Warm-up: as in the paper, resnet110 starts at a rate of 0.01 until its training error, as a mean over
-about 20 steps, is below 80 %; then 0.1. No other network has one.
+Warm-up: as in the paper, resnet110 starts at a rate of 0.01 until its training error, as a mean
+over about 20 steps, is below 80 %; then 0.1. No other network has one.
 """
 
 from resnet_jax.data import DataConfig, ResidentConfig

@@ -11,9 +11,9 @@ comma:
 
 Not trained in full yet. The paper's top-1 errors, ten crops: 24.52 % (resnet34), 22.85 (resnet50).
 
-The paper divides the rate "when the error plateaus", of which it gives neither threshold nor
-patience: those here, more than 5 epochs in a row not better than the best by a thousandth of it, are
-ours. Its successor (arXiv 1603.05027) divides after 30 and 60 epochs.
+The paper divides the rate "when the error plateaus" and gives neither threshold nor patience. Those
+of `plateau` are ours: more than 5 epochs in a row that are not better than the best by a thousandth
+of it. The paper's successor (arXiv 1603.05027) divides after 30 and 60 epochs.
 """
 
 from resnet_jax.data import DataConfig

@@ -108,7 +108,7 @@ def _scale_by_trust_ratio(config: LarsConfig) -> optax.GradientTransformation:
     norm, size = jnp.linalg.norm(update.ravel()), jnp.linalg.norm(param.ravel())
     both = (norm > 0) & (size > 0)
     ratio = config.trust_coefficient * size / jnp.where(both, norm + config.epsilon, 1)
-    return update * jnp.where(both, ratio, 1).astype(update.dtype)
+    return update * jnp.where(both, ratio, 1).astype(jnp.result_type(update))
 
   def update(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
     excluded = jax.tree.leaves(matching(updates, config.exclude))

@@ -102,7 +102,7 @@ def scale_by_rate(
     if warmup is not None:
       average = _moving_average(average, error, warmup)
       rate = jnp.where(average < warmup.error, rate, warmup.factor * rate)
-    updates = jax.tree.map(lambda leaf: (-rate * leaf).astype(leaf.dtype), updates)
+    updates = jax.tree.map(lambda leaf: (-rate * leaf).astype(jnp.result_type(leaf)), updates)
     step = optax.safe_increment(state.step)
     return updates, state._replace(step=step, rate=rate, error=average)
 
