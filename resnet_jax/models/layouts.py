@@ -67,11 +67,21 @@ def to_unrolled(tree: Any) -> Any:
       return stage
     _check_single(stage["blocks"], 5, "to_unrolled")
     blocks = {name: block for name, block in stage.items() if name != "blocks"}
-    for i in range(len(leaves[0])):
-      blocks[f"block{_FIRST + i}"] = jax.tree.map(lambda leaf, i=i: leaf[i], stage["blocks"])
+    for i, name in enumerate(block_names(len(leaves[0]))):
+      blocks[name] = jax.tree.map(lambda leaf, i=i: leaf[i], stage["blocks"])
     return {name: blocks[name] for name in sorted(blocks, key=lambda name: int(name[5:]))}
 
   return _map_stages(unstack, tree)
+
+
+def block_names(count: int) -> list[str]:
+  """What the blocks of a stage are called, in order, that `count` scanned ones are unrolled to."""
+  return [f"block{_FIRST + i}" for i in range(count)]
+
+
+def is_stage(node: dict[str, Any]) -> bool:
+  """Whether a dictionary holds nothing but blocks: block1, block2, … or blocks."""
+  return bool(node) and all(re.fullmatch(r"block([1-9]\d*|s)", str(name)) for name in node)
 
 
 def _map_stages(function: Callable[[dict[str, Any]], dict[str, Any]], tree: Any) -> Any:
@@ -81,8 +91,7 @@ def _map_stages(function: Callable[[dict[str, Any]], dict[str, Any]], tree: Any)
     if not isinstance(node, dict):
       return node
     node = {name: _map_stages(function, content) for name, content in node.items()}
-    is_stage = node and all(re.fullmatch(r"block([1-9]\d*|s)", str(name)) for name in node)
-    return function(node) if is_stage else node
+    return function(node) if is_stage(node) else node
 
   return jax.tree.map(convert, tree, is_leaf=lambda node: isinstance(node, dict))
 

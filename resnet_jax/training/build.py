@@ -14,10 +14,12 @@ from resnet_jax.data.dataset import Dataset
 from resnet_jax.data.sources import open_dataset
 from resnet_jax.errors import UserError
 from resnet_jax.run.config import check_config
-from resnet_jax.training.config import Config
+from resnet_jax.training.config import Config, LarsConfig
 from resnet_jax.training.durations import parse_steps
+from resnet_jax.training.learning_rate import LearningRate, make_learning_rate
 from resnet_jax.training.optimizers import make_optimizer
-from resnet_jax.training.schedules import stepwise
+from resnet_jax.training.parameter_names import check_patterns, matching
+from resnet_jax.training.rates import scale_by_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Run:
     dataset: Its data set, opened.
     model: Its network, whose batch norms take the axis of the devices and the config's groups.
     optimizer: Its optimizer.
-    schedule: Learning rate by the number of steps done.
+    learning_rate: The learning rate over time, which the optimizer holds.
     steps: Length of the training.
     log_every: Steps between records of the training metrics.
     evaluate_every: Steps between evaluations.
@@ -40,7 +42,7 @@ class Run:
   dataset: Dataset
   model: models.Network
   optimizer: optax.GradientTransformation
-  schedule: optax.Schedule
+  learning_rate: LearningRate
   steps: int
   log_every: int
   evaluate_every: int
@@ -73,27 +75,24 @@ def build_run(config: Config, trains: bool = True) -> Run:
   """
   check_config(config)
   dataset = open_dataset(config.data, config.seed)
+  _check_metrics(config, dataset)
 
   def steps(field: str, duration: str) -> int:
     return parse_steps(duration, field, config.batch_size, dataset.splits["train"].size)
 
-  try:
-    schedule = stepwise(
-      config.optimizer.learning_rate,
-      [steps("schedule.boundaries", boundary) for boundary in config.schedule.boundaries],
-      config.schedule.factor,
-    )
-  except ValueError as error:
-    raise UserError(f"schedule.{error}") from None
+  learning_rate = make_learning_rate(config, steps)
+  rate = scale_by_rate(learning_rate.schedule, learning_rate.warmup)
+  optimizer = make_optimizer(config.optimizer, rate, config.frozen)
   model = build_model(config, dataset)
+  _check_parameter_names(config, model, dataset)
   if trains:
     _check_batch(config, model)
   return Run(
     config=config,
     dataset=dataset,
     model=model,
-    optimizer=make_optimizer(config.optimizer, schedule),
-    schedule=schedule,
+    optimizer=optimizer,
+    learning_rate=learning_rate,
     steps=steps("length", config.length),
     log_every=steps("log_every", config.log_every),
     evaluate_every=steps("evaluate_every", config.evaluate_every),
@@ -130,6 +129,41 @@ def build_model(config: Config, dataset: Dataset) -> models.Network:
       f"classes: leave out model.num_classes, or set it to {dataset.num_classes}"
     )
   return model
+
+
+def _check_metrics(config: Config, dataset: Dataset) -> None:
+  """Raises a UserError if the run is led by a metric that it will not have."""
+  metric = config.checkpoint.metric
+  if metric.startswith("ema_") and config.ema_decay is None:
+    raise UserError(
+      f"checkpoint.metric={metric!r} is of average weights, and there are none: set ema_decay, or "
+      f"choose {metric.removeprefix('ema_')}"
+    )
+  if config.schedule.kind == "plateau" and "validation" not in dataset.splits:
+    raise UserError(
+      f"schedule.kind='plateau' follows the validation {config.schedule.plateau.metric}, and "
+      f"{dataset.name} has no validation split: set data.held_out, or choose another kind"
+    )
+
+
+def _check_parameter_names(config: Config, model: models.Network, dataset: Dataset) -> None:
+  """Raises a UserError for a pattern that no parameter fits, or if nothing is left to train."""
+  optimizer, lars = config.optimizer, config.optimizer.lars
+  fields = {
+    "optimizer.undecayed": optimizer.undecayed,
+    "frozen": config.frozen,
+    "reset": config.reset,
+  }
+  if optimizer.name == "lars" and lars.exclude != LarsConfig().exclude:
+    fields["optimizer.lars.exclude"] = lars.exclude
+  if not any(fields.values()):
+    return
+  images = jnp.zeros((1, *dataset.image_shape))
+  params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+  for field, patterns in fields.items():
+    check_patterns(params, patterns, field)
+  if config.frozen and all(jax.tree.leaves(matching(params, config.frozen))):
+    raise UserError(f"frozen={config.frozen}: every parameter fits, and none is left to train")
 
 
 def _check_batch(config: Config, model: models.Network) -> None:

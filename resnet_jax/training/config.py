@@ -276,5 +276,9 @@ CHANGEABLE = (
 
 def changeable(config: Config) -> tuple[str, ...]:
   """The dotted paths of the fields in which a run that resumes may differ."""
-  ends_with_run = config.schedule.kind in ("cosine", "polynomial") and not config.schedule.length
-  return tuple(name for name in CHANGEABLE if not (ends_with_run and name == "length"))
+  fixed = set()
+  if config.schedule.kind in ("cosine", "polynomial") and not config.schedule.length:
+    fixed.add("length")
+  if config.schedule.kind == "plateau":  # which counts evaluations
+    fixed.add("evaluate_every")
+  return tuple(name for name in CHANGEABLE if name not in fixed)

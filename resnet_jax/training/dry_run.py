@@ -46,6 +46,7 @@ def describe_run(run: Run) -> str:
     "batch": f"{config.batch_size:,} examples, {share:,} a device",
     "exchanged a step": ", ".join(map(_exchange, exchanged)) or "nothing",
     "length": f"{run.steps:,} steps, {examples:,} examples, {examples / split.size:.1f} epochs",
+    "learning rate": run.learning_rate.words,
     "evaluations": evaluations,
     "checkpoint": f"{_size(saved)}, the last {config.checkpoint.keep} and the best are kept",
     "memory a device": f"{_size(memory.argument_size_in_bytes)} state and data, "

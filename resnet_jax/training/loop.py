@@ -20,6 +20,7 @@ from resnet_jax.run.config import to_json
 from resnet_jax.run.records import Records
 from resnet_jax.training.build import Run
 from resnet_jax.training.progress import Progress
+from resnet_jax.training.rates import last_rate, observe_validation
 from resnet_jax.training.restore import abstract_state, from_stored, initial_state, to_stored
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import make_step
@@ -68,7 +69,7 @@ def fit(
     constants, key = devices.replicate((run.dataset.splits["train"].constants, run.key))
     train_step = compile_step(run)
     data, largest = fingerprint(run.dataset), jax.jit(_largest)
-    validate = _validation(run)
+    validate, observe = _validation(run), _plateau_rule(run)
     batches = device_batches(run, step)
     stack.callback(batches.close)
 
@@ -79,7 +80,7 @@ def fit(
       progress.advance()
       ends = step == run.steps
       if ends or step % run.log_every == 0:
-        _record_training(run, window, step, records, progress)
+        _record_training(run, state, window, step, records, progress)
       metrics = None
       if validate and (ends or step % run.evaluate_every == 0):
         with window.pause():
@@ -87,6 +88,9 @@ def fit(
         _require_finite(metrics["loss"], step)
         records.write(step, "validation", **metrics)
         progress.evaluation(step, "validation", metrics)
+        # Not the one at the end of a run, which a longer run would not have there.
+        if observe and step % run.evaluate_every == 0:
+          state = observe(state, metrics)
       stopping = should_stop(step)
       if metrics or stopping or ends or step % run.checkpoint_every == 0:
         _require_finite(largest(state), step)
@@ -127,6 +131,21 @@ def _validation(run: Run) -> Evaluator | None:
   return Evaluator(run.model, split, size, run.key, run.parallelize)
 
 
+def _plateau_rule(run: Run) -> Callable[[TrainState, dict[str, float]], TrainState] | None:
+  """What an evaluation does to the learning rate, if the config's schedule looks at it."""
+  schedule = run.config.schedule
+  if schedule.kind != "plateau":
+    return None
+  rule, factor = schedule.plateau, schedule.factor
+  advance = jax.jit(functools.partial(observe_validation, rule=rule, factor=factor))
+
+  def observe(state: TrainState, metrics: dict[str, float]) -> TrainState:
+    value = metrics["loss"] if rule.metric == "loss" else 1 - metrics["accuracy"]
+    return state.replace(opt_state=advance(state.opt_state, value))
+
+  return observe
+
+
 def device_batches(run: Run, step: int) -> Generator[dict[str, jax.Array], None, None]:
   """This host's batches from a step on, on its devices ahead of time."""
   split, config = run.dataset.splits["train"], run.config
@@ -138,13 +157,13 @@ def device_batches(run: Run, step: int) -> Generator[dict[str, jax.Array], None,
 
 
 def _record_training(
-  run: Run, window: Window, step: int, records: Records, progress: Progress
+  run: Run, state: TrainState, window: Window, step: int, records: Records, progress: Progress
 ) -> None:
   values, steps_per_second = window.close()
   _require_finite(values["loss"], step)
   if steps_per_second:
     values["images_per_second"] = steps_per_second * run.config.batch_size
-  values["learning_rate"] = float(run.schedule(step - 1))
+  values["learning_rate"] = float(jax.device_get(last_rate(state.opt_state)))
   records.write(step, "train", **values)
   progress.train(step, values)
 

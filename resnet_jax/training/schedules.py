@@ -1,8 +1,14 @@
-"""Learning-rate schedules: pure functions of the step, as optax takes them."""
+"""Learning-rate schedules: pure functions of the step, as optax takes them.
+
+A schedule maps the number of steps done, an int scalar, to the rate of the next step, a float
+scalar. A constant one is `optax.constant_schedule`.
+"""
 
 import itertools
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -29,3 +35,94 @@ def stepwise(
   if any(after <= before for before, after in itertools.pairwise(boundaries)):
     raise ValueError(f"boundaries={tuple(boundaries)}: each must be later than the one before")
   return optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))
+
+
+def cosine(
+  learning_rate: float, end: int, start: int = 0, end_factor: float = 0.0
+) -> optax.Schedule:
+  """Half a cosine from `learning_rate` down to `end_factor` times it (arXiv 1608.03983, eq. 5).
+
+  Args:
+    learning_rate: Rate up to `start`.
+    end: Number of steps done from which on the last rate stays.
+    start: Number of steps done at which the rate begins to fall.
+    end_factor: The last rate is this times the first.
+
+  Returns:
+    A function from the number of steps done (int scalar) to the rate (float scalar).
+
+  Raises:
+    ValueError: It would end before it starts.
+  """
+  _check_span(start, end)
+
+  def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+    # (1 + cos(pi t)) / 2 = sin(pi (1 - t) / 2)^2, which keeps its digits where it is near zero.
+    share = jnp.sin(jnp.pi / 2 * _left(count, start, end)) ** 2
+    return learning_rate * (end_factor + (1 - end_factor) * share)
+
+  return schedule
+
+
+def polynomial(
+  learning_rate: float, end: int, start: int = 0, end_factor: float = 0.0, power: float = 1.0
+) -> optax.Schedule:
+  """A power of the share of the steps that is left; with `power` 1 a straight line.
+
+  Args:
+    learning_rate: Rate up to `start`.
+    end: Number of steps done from which on the last rate stays.
+    start: Number of steps done at which the rate begins to fall.
+    end_factor: The last rate is this times the first.
+    power: The exponent, above 0.
+
+  Returns:
+    A function from the number of steps done (int scalar) to the rate (float scalar).
+
+  Raises:
+    ValueError: It would end before it starts.
+  """
+  _check_span(start, end)
+
+  def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+    return learning_rate * (end_factor + (1 - end_factor) * _left(count, start, end) ** power)
+
+  return schedule
+
+
+def linear_warmup(schedule: optax.Schedule, steps: int, factor: float = 0.1) -> optax.Schedule:
+  """Another schedule, times a factor that grows to 1 on a straight line (arXiv 1706.02677, 2.2).
+
+  Time is that of the whole training: what the other schedule does at step s it does at step s.
+
+  Args:
+    schedule: The other schedule.
+    steps: Number of steps done after which it is not changed any more.
+    factor: The factor of the first step, in [0, 1].
+
+  Returns:
+    A function from the number of steps done (int scalar) to the rate (float scalar).
+
+  Raises:
+    ValueError: It would take less than a step, or the factor is out of range.
+  """
+  if steps < 1:
+    raise ValueError(f"steps={steps}: a warm-up takes at least one step")
+  if not 0 <= factor <= 1:
+    raise ValueError(f"factor={factor}: a warm-up starts between 0 and 1 times the rate")
+
+  def warm(count: jax.typing.ArrayLike) -> jax.Array:
+    share = factor + (1 - factor) * (jnp.minimum(count, steps) / steps)
+    return schedule(count) * jnp.where(jnp.less(count, steps), share, 1)
+
+  return warm
+
+
+def _check_span(start: int, end: int) -> None:
+  if not 0 <= start < end:
+    raise ValueError(f"a schedule from step {start} to step {end} would end before it starts")
+
+
+def _left(count: jax.typing.ArrayLike, start: int, end: int) -> jax.Array:
+  """The share of the steps between start and end that is still to be done, in [0, 1]."""
+  return jnp.clip(jnp.subtract(end, count), 0, end - start) / (end - start)

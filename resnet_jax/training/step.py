@@ -126,9 +126,8 @@ def make_step(
     # Unreadable examples are not part of the mean.
     scale = size / jnp.maximum(sums.weight, 1e-9)
     gradient = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), gradient)
-    updates, opt_state = optimizer.update(
-      gradient, state.opt_state, state.params, error=1 - sums.top1 / jnp.maximum(sums.weight, 1e-9)
-    )
+    error = 1 - sums.top1 / sums.weight  # NaN if no example was readable
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, error=error)
     params = optax.apply_updates(state.params, updates)
     batch_stats = jax.tree.map(lambda leaf: leaf / accumulate, whole.batch_stats)
     return TrainState(

@@ -35,6 +35,15 @@ def test_the_argument_after_the_colon_reaches_get_config():
   assert load_config("cifar10:plain56", Config).model.name == "plain56"
   assert load_config("cifar10:resnet20,full", Config).data.held_out == 0
   assert load_config("imagenet:resnet18", Config).model.name == "resnet18"
+  assert load_config("imagenet:resnet18", Config).schedule.kind == "stepwise"
+  assert load_config("imagenet:resnet18,plateau", Config).schedule.kind == "plateau"
+
+
+def test_of_the_cifar_networks_resnet110_alone_is_warmed_up_as_in_the_paper():
+  for name in ("resnet20", "resnet56", "plain56", "resnet1202", "resnet110", "resnet110,full"):
+    warmup = load_config(f"cifar10:{name}", Config).schedule.warmup
+    assert warmup.kind == ("error" if name.startswith("resnet110") else "none")
+  assert (warmup.factor, warmup.error) == (0.1, 0.8)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ from resnet_jax.data import DataConfig, SyntheticConfig
 from resnet_jax.errors import UserError
 from resnet_jax.models import ModelConfig
 from resnet_jax.run.checkpoints import Checkpoints
-from resnet_jax.training import CheckpointConfig, Config, OptimizerConfig, ScheduleConfig, fit
+from resnet_jax.training import (
+  CheckpointConfig,
+  Config,
+  OptimizerConfig,
+  PlateauConfig,
+  ScheduleConfig,
+  WarmupConfig,
+  fit,
+)
 from resnet_jax.training.build import build_run
 from resnet_jax.training.optimizers import make_optimizer
 from resnet_jax.training.restore import (
@@ -108,6 +116,79 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits_and_records(stop, whole,
   assert records(tmp_path) == records(workdir)
 
 
+def rates(workdir):
+  return [r["learning_rate"] for r in records(workdir) if r["split"] == "train"]
+
+
+# No evaluation but the first is better by a whole 1: each other one lowers the rate.
+PLATEAU = dataclasses.replace(
+  CONFIG,
+  schedule=ScheduleConfig(
+    kind="plateau",
+    factor=0.5,
+    plateau=PlateauConfig(patience=0, threshold=1.0, threshold_mode="absolute"),
+  ),
+  log_every="1 steps",
+  evaluate_every="2 steps",
+)
+
+
+@pytest.fixture(scope="module")
+def plateau(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("plateau")
+  return workdir, jax.device_get(fit(build_run(PLATEAU), workdir))
+
+
+def test_validation_that_does_not_improve_lowers_the_rate_of_the_next_step(plateau):
+  shares = [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625]
+  np.testing.assert_allclose(rates(plateau[0]), 0.1 * np.array(shares), rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["error", "loss"])
+def test_the_plateau_rule_sees_the_metric_that_it_names(metric, tmp_path):
+  rule = PlateauConfig(metric=metric, patience=0, threshold=0.0)
+  schedule = dataclasses.replace(PLATEAU.schedule, plateau=rule)
+  fit(build_run(dataclasses.replace(PLATEAU, schedule=schedule)), tmp_path)
+  seen = [r for r in records(tmp_path) if r["split"] == "validation" and r["step"] % 2 == 0]
+  best, share, expected = np.inf, 1.0, [1.0, 1.0]
+  for record in seen:
+    value = record["loss"] if metric == "loss" else 1 - record["accuracy"]
+    share, best = (share, value) if value < best - 1e-7 else (share / 2, best)
+    expected += [share, share]
+  np.testing.assert_allclose(rates(tmp_path), 0.1 * np.array(expected[:11]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("stop", [3, 6])
+def test_a_run_with_a_plateau_rule_resumes_to_the_same_bits(stop, plateau, tmp_path):
+  run = build_run(PLATEAU)
+  fit(run, tmp_path, should_stop=stop.__eq__)
+  resumed = jax.device_get(fit(run, tmp_path))
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), resumed, plateau[1])
+  assert records(tmp_path) == records(plateau[0])
+
+
+def test_the_evaluation_at_the_end_leaves_the_rule_as_a_longer_run_would(plateau, tmp_path):
+  fit(build_run(dataclasses.replace(PLATEAU, length="5 steps")), tmp_path)
+  longer = jax.device_get(fit(build_run(PLATEAU), tmp_path))
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), longer, plateau[1])
+
+
+def test_the_warm_up_ends_by_the_training_error_of_the_whole_batch(tmp_path):
+  warmup = WarmupConfig("error", factor=0.25, error=0.7, error_examples=32)
+  schedule = ScheduleConfig(kind="constant", warmup=warmup)
+  # Two classes, so that the error falls at once below what random guesses of ten would have.
+  data = DataConfig("synthetic", synthetic=SyntheticConfig(40, 10, image_size=8, num_classes=2))
+  config = dataclasses.replace(PLATEAU, data=data, schedule=schedule)
+  fit(build_run(config), tmp_path)
+  average, expected = 1.0, []
+  for record in (r for r in records(tmp_path) if r["split"] == "train"):
+    if average >= 0.7:
+      average = average / 2 + (1 - record["accuracy"]) / 2
+    expected.append(0.1 if average < 0.7 else 0.025)
+  assert set(expected) == {0.1, 0.025}
+  np.testing.assert_allclose(rates(tmp_path), expected, rtol=1e-6)
+
+
 SCANNED = dataclasses.replace(
   CONFIG, model=ModelConfig("resnet20", {"stage_sizes": (2, 3, 2), "width": 4, "scan": True})
 )
@@ -190,10 +271,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 def test_a_state_that_diverged_between_two_records_is_neither_evaluated_nor_saved(tmp_path):
   run = build_run(dataclasses.replace(CONFIG, length="20 steps", log_every="20 steps"))
   fit(run, tmp_path, should_stop=(2).__eq__)
-  wild = run.schedule
+  tame = run.learning_rate.schedule
 
   def schedule(step):
-    return jnp.where(step < 6, wild(step), 1e30)
+    return jnp.where(step < 6, tame(step), 1e30)
 
   run = dataclasses.replace(run, optimizer=make_optimizer(run.config.optimizer, schedule))
   with pytest.raises(UserError, match="diverged"):

@@ -1,11 +1,14 @@
-"""The paper's schedule, step by step."""
+"""Schedules step by step: the paper's, and the others against PyTorch's."""
+
+import importlib.util
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.training.schedules import stepwise
+from resnet_jax.training.schedules import cosine, linear_warmup, polynomial, stepwise
 
 # Steps done, and the rate of the next one (section 4.2).
 PAPER = [
@@ -19,6 +22,11 @@ PAPER = [
   (48_001, 0.001),
   (63_999, 0.001),
 ]
+
+
+def rates(schedule, steps):
+  """The rate of every step, of a traced number of steps, as in training."""
+  return jax.jit(jax.vmap(schedule))(jnp.arange(steps))
 
 
 @pytest.mark.parametrize(("step", "rate"), PAPER)
@@ -45,6 +53,50 @@ def test_boundaries_that_do_not_increase_are_refused_with_their_numbers(boundari
   assert str(boundaries) in str(error.value)
 
 
+def test_a_warm_up_grows_on_a_line_and_then_changes_nothing(x64):
+  actual = rates(linear_warmup(stepwise(0.4, (6, 9)), steps=4, factor=0.25), 12)
+  shares = [0.25, 0.4375, 0.625, 0.8125, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
+  np.testing.assert_allclose(actual, 0.4 * np.array(shares), rtol=1e-15)
+
+
+@pytest.mark.parametrize("schedule", [cosine, polynomial])
+def test_a_decay_lasts_from_its_start_to_its_end_and_stays_there(schedule, x64):
+  actual = np.asarray(rates(schedule(0.8, end=30, start=10, end_factor=0.125), 40))
+  np.testing.assert_array_equal(actual[:11], 0.8)
+  assert (np.diff(actual[10:31]) < 0).all()
+  np.testing.assert_allclose(actual[20], 0.45, rtol=1e-15)  # half of the way in the middle
+  np.testing.assert_allclose(actual[30:], 0.1, rtol=1e-15)
+
+
+def test_a_cosine_keeps_its_digits_to_the_end_in_float32():
+  steps = 100_000
+  left = np.arange(1, 100)
+  actual = jax.vmap(cosine(0.1, steps))(jnp.asarray(steps - left))
+  np.testing.assert_allclose(actual, 0.1 * np.sin(np.pi / 2 * left / steps) ** 2, rtol=1e-5)
+  assert cosine(0.1, steps)(steps) == 0
+
+
+def test_the_power_is_that_of_the_share_that_is_left(x64):
+  actual = rates(polynomial(0.3, end=10, power=2.5), 10)
+  np.testing.assert_allclose(actual, 0.3 * (1 - np.arange(10) / 10) ** 2.5, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda: cosine(0.1, end=5, start=5),
+    lambda: polynomial(0.1, end=5, start=6),
+    lambda: cosine(0.1, end=0),
+    lambda: linear_warmup(cosine(0.1, 5), 0),
+    lambda: linear_warmup(cosine(0.1, 5), 2, factor=1.5),
+    lambda: stepwise(0.1, (0, 3)),
+  ],
+)
+def test_a_schedule_that_cannot_be_is_refused(make):
+  with pytest.raises(ValueError, match=r"before it starts|warm-up|at least one step"):
+    make()
+
+
 class ScheduleTest(chex.TestCase):
   """The schedule as it runs in the step: of a traced number of steps."""
 
@@ -53,3 +105,50 @@ class ScheduleTest(chex.TestCase):
     schedule = self.variant(stepwise(0.1, (32_000, 48_000)))
     for step, rate in PAPER:
       np.testing.assert_allclose(schedule(jnp.int32(step)), rate, rtol=2e-7)
+
+
+TORCH = {
+  "stepwise": (
+    stepwise(0.3, (13, 40, 41), 0.2),
+    lambda lr, optimizer: lr.MultiStepLR(optimizer, [13, 40, 41], 0.2),
+  ),
+  "linear warm-up": (
+    linear_warmup(stepwise(0.3, (13, 40)), 10, 0.1),
+    lambda lr, optimizer: lr.ChainedScheduler(
+      [lr.LinearLR(optimizer, 0.1, total_iters=10), lr.MultiStepLR(optimizer, [13, 40])]
+    ),
+  ),
+  "cosine": (
+    cosine(0.3, 60, end_factor=0.05),
+    lambda lr, optimizer: lr.CosineAnnealingLR(optimizer, 60, eta_min=0.015),
+  ),
+  "cosine behind a warm-up": (
+    linear_warmup(cosine(0.3, 60, start=7), 7, 0.01),
+    lambda lr, optimizer: lr.SequentialLR(
+      optimizer,
+      [lr.LinearLR(optimizer, 0.01, total_iters=7), lr.CosineAnnealingLR(optimizer, 53)],
+      [7],
+    ),
+  ),
+  "polynomial": (
+    polynomial(0.3, 50, power=1.7),
+    lambda lr, optimizer: lr.PolynomialLR(optimizer, 50, power=1.7),
+  ),
+}
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="no PyTorch")
+@pytest.mark.filterwarnings("ignore")  # SequentialLR uses what PyTorch itself deprecates
+@pytest.mark.parametrize("name", TORCH)
+def test_every_step_has_the_rate_of_pytorch_s_schedule(name, x64):
+  import torch
+
+  ours, theirs = TORCH[name]
+  optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+  scheduler = theirs(torch.optim.lr_scheduler, optimizer)
+  expected = []
+  for _ in range(60):
+    expected.append(optimizer.param_groups[0]["lr"])
+    optimizer.step()
+    scheduler.step()
+  np.testing.assert_allclose(rates(ours, 60), expected, rtol=1e-10, atol=1e-15)
