@@ -137,7 +137,8 @@ def _plateau_rule(run: Run) -> Callable[[TrainState, dict[str, float]], TrainSta
   if schedule.kind != "plateau":
     return None
   rule, factor = schedule.plateau, schedule.factor
-  advance = jax.jit(functools.partial(observe_validation, rule=rule, factor=factor))
+  changes = functools.partial(observe_validation, rule=rule, factor=factor)
+  advance = jax.jit(changes, donate_argnums=0)  # else the velocity would be there twice
 
   def observe(state: TrainState, metrics: dict[str, float]) -> TrainState:
     value = metrics["loss"] if rule.metric == "loss" else 1 - metrics["accuracy"]

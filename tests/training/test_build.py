@@ -186,7 +186,7 @@ def test_a_dry_run_tells_parameters_memory_steps_examples_and_checkpoint_size():
   text = describe_run(build_run(CONFIG))
   counted = models.cost(build_run(CONFIG).model, (8, 8, 3)).params
   assert f"{counted:,} parameters" in text
-  rate = "learning rate    0.1, x 0.1 at steps 32,000 and 48,000"
+  rate = "  0.1, x 0.1 at steps 32,000 and 48,000"
   for words in ("6 steps", "96 examples", "checkpoint", "temporary", "4 x cpu", rate):
     assert words in text
   assert '"batch_size": 16' in text

@@ -82,8 +82,8 @@ def one_update(config, params, gradient, frozen=()):
 
 
 NAMED = {
-  "head": {"bias": np.ones(3), "kernel": np.full((2, 3), 2.0)},
-  "norm": {"scale": np.ones(2)},
+  "head": {"bias": np.ones(3, np.float32), "kernel": np.full((2, 3), 2, np.float32)},
+  "norm": {"scale": np.ones(2, np.float32)},
 }
 ZERO = jax.tree.map(np.zeros_like, NAMED)
 DECAYS = [
