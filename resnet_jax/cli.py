@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     "--checkpoint",
     metavar="last|best|STEP",
     default="last",
-    help="which weights: the last, those of the best validation accuracy, or a step's",
+    help="which weights: the last, the best by the run's checkpoint.metric, or a step's",
   )
   evaluate.add_argument("--split", choices=("validation", "test"), default="validation")
   evaluate.add_argument("--data-dir", metavar="DIR", help="where the data lies now")
@@ -313,7 +313,8 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
 
   config = override_config(load_config(options.config, Config), rest, "resnet-jax train")
   from resnet_jax.run.environment import record_environment
-  from resnet_jax.run.workdir import check_claim, claim, locked
+  from resnet_jax.run.lock import locked
+  from resnet_jax.run.workdir import check_claim, claim
   from resnet_jax.training.build import build_run
   from resnet_jax.training.dry_run import describe_run
   from resnet_jax.training.loop import fit
@@ -344,8 +345,9 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
   import dataclasses
 
   from resnet_jax.evaluation.accuracy import Evaluator
+  from resnet_jax.run.lock import locked
   from resnet_jax.run.records import record_once
-  from resnet_jax.run.workdir import locked, read_config
+  from resnet_jax.run.workdir import read_config
   from resnet_jax.training.build import build_run
   from resnet_jax.training.config import Config
   from resnet_jax.training.restore import restore_variables
@@ -484,8 +486,8 @@ def _configure_jax() -> None:
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", str(default))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-  # Orbax warns of each checkpoint that has no validation metrics, which is how we save in between.
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  # Orbax logs the traceback of a save that failed; `Checkpoints` says it in a line.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class _Preempted:

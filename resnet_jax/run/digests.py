@@ -1,0 +1,75 @@
+"""Digests of the files of a directory: whether it is still, bit for bit, what was written.
+
+They stand in `digests.json`, in the directory itself, with the size of each file. What reads the
+files need not notice a flipped bit; the digests do.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+
+from resnet_jax.run.files import sync
+
+FILE = "digests.json"
+
+
+def seal(directory: pathlib.Path) -> None:
+  """Writes the digests of all files below a directory; returns once all of it is on disk."""
+  digests = {}
+  for name in _files(directory):
+    path = directory / name
+    sync(path)
+    digests[name] = {"sha256": _digest(path), "size": path.stat().st_size}
+  (directory / FILE).write_text(json.dumps({"files": digests}) + "\n")
+  sync(directory / FILE)
+  for folder, _, _ in os.walk(directory):
+    sync(pathlib.Path(folder))
+
+
+def damage(directory: pathlib.Path, only: str | None = None) -> str | None:
+  """What is wrong with the files below a directory, in words that begin with a file's name.
+
+  Args:
+    directory: One that was sealed.
+    only: The one file to look at, instead of all.
+
+  Returns:
+    The first thing that is wrong, or None.
+  """
+  try:
+    digests = json.loads((directory / FILE).read_bytes())["files"]
+    expected = {name: (entry["size"], entry["sha256"]) for name, entry in digests.items()}
+  except FileNotFoundError:
+    return f"{FILE}: missing"
+  except OSError as error:
+    return f"{FILE}: {error.strerror}"
+  except (ValueError, LookupError, TypeError, AttributeError):
+    return f"{FILE}: not as it was written"
+  found = set(_files(directory))
+  names = sorted(found | set(expected)) if only is None else [only] * (only in found | set(expected))
+  for name in names:
+    if name not in expected:
+      return f"{name}: not of it"
+    if name not in found:
+      return f"{name}: missing"
+    try:
+      size, digest = (directory / name).stat().st_size, _digest(directory / name)
+    except OSError as error:
+      return f"{name}: {error.strerror}"
+    if size != expected[name][0]:
+      return f"{name}: {size} bytes, not {expected[name][0]}"
+    if digest != expected[name][1]:
+      return f"{name}: not the bits that were written"
+  return None
+
+
+def _files(directory: pathlib.Path) -> list[str]:
+  """The files below a directory but for the digests, by relative path."""
+  paths = (path for path in directory.rglob("*") if not path.is_dir())
+  return sorted({path.relative_to(directory).as_posix() for path in paths} - {FILE})
+
+
+def _digest(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
