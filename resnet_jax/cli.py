@@ -480,12 +480,9 @@ def _benchmark_input(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _configure_jax() -> None:
   """Settings of the process, which no import of the package makes."""
-  import jax
+  from resnet_jax.compilation_cache import enable_compilation_cache
 
-  default = pathlib.Path("~/.cache/resnet_jax/compilations").expanduser()
-  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    jax.config.update("jax_compilation_cache_dir", str(default))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  enable_compilation_cache(pathlib.Path("~/.cache/resnet_jax/compilations").expanduser())
   # Orbax logs the traceback of a save that failed; `Checkpoints` says it in a line.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
 

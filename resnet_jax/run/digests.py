@@ -21,7 +21,7 @@ def seal(directory: pathlib.Path) -> None:
     path = directory / name
     sync(path)
     digests[name] = {"sha256": _digest(path), "size": path.stat().st_size}
-  (directory / FILE).write_text(json.dumps({"files": digests}) + "\n")
+  (directory / FILE).write_text(json.dumps({"files": digests}))
   sync(directory / FILE)
   for folder, _, _ in os.walk(directory):
     sync(pathlib.Path(folder))
@@ -32,7 +32,7 @@ def damage(directory: pathlib.Path, only: str | None = None) -> str | None:
 
   Args:
     directory: One that was sealed.
-    only: The one file to look at, instead of all.
+    only: The one file to look at, if it is or was there, instead of all.
 
   Returns:
     The first thing that is wrong, or None.
@@ -40,28 +40,31 @@ def damage(directory: pathlib.Path, only: str | None = None) -> str | None:
   try:
     digests = json.loads((directory / FILE).read_bytes())["files"]
     expected = {name: (entry["size"], entry["sha256"]) for name, entry in digests.items()}
-  except FileNotFoundError:
-    return f"{FILE}: missing"
   except OSError as error:
-    return f"{FILE}: {error.strerror}"
+    return f"{FILE}: {_refusal(error)}"
   except (ValueError, LookupError, TypeError, AttributeError):
     return f"{FILE}: not as it was written"
-  found = set(_files(directory))
-  names = sorted(found | set(expected)) if only is None else [only] * (only in found | set(expected))
-  for name in names:
-    if name not in expected:
-      return f"{name}: not of it"
-    if name not in found:
-      return f"{name}: missing"
-    try:
-      size, digest = (directory / name).stat().st_size, _digest(directory / name)
-    except OSError as error:
-      return f"{name}: {error.strerror}"
-    if size != expected[name][0]:
-      return f"{name}: {size} bytes, not {expected[name][0]}"
-    if digest != expected[name][1]:
-      return f"{name}: not the bits that were written"
+  for name in sorted(expected.keys() | set(_files(directory))):
+    if only in (None, name) and (what := _damage_of(directory / name, expected.get(name))):
+      return f"{name}: {what}"
   return None
+
+
+def _damage_of(path: pathlib.Path, expected: tuple[int, str] | None) -> str | None:
+  """What is wrong with a file, given the size and digest that it should have, if any."""
+  if expected is None:
+    return "was not written with the others"
+  size, digest = expected
+  try:
+    if path.stat().st_size != size:
+      return f"{path.stat().st_size} bytes, not {size}"
+    return None if _digest(path) == digest else "not the bits that were written"
+  except OSError as error:
+    return _refusal(error)
+
+
+def _refusal(error: OSError) -> str:
+  return "missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
 
 
 def _files(directory: pathlib.Path) -> list[str]:

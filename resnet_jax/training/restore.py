@@ -13,7 +13,8 @@ import jax
 
 from resnet_jax import devices, models
 from resnet_jax.errors import UserError
-from resnet_jax.run.checkpoints import Checkpoints, NoCheckpointError
+from resnet_jax.run.checkpoint_folder import NoCheckpointError
+from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.training.build import Run
 from resnet_jax.training.state import TrainState, create_state
 
