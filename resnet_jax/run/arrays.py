@@ -33,7 +33,12 @@ class Arrays:
       directory: Where it was saved.
       like: Arrays or `jax.ShapeDtypeStruct`s; some top-level subtrees of what was saved suffice.
     """
-    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    like = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+      ),
+      like,
+    )
     arguments = ocp.checkpoint_utils.construct_restore_args(like)
     return self._checkpointer.restore(
       directory,

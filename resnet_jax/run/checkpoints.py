@@ -5,7 +5,6 @@ So a directory that has a step as its name is whole, whenever the process or the
 if a disk changes it later, that is found out before anything is read.
 """
 
-import errno
 import json
 import os
 import pathlib
@@ -25,6 +24,7 @@ from resnet_jax.run.digests import damage
 from resnet_jax.run.processes import from_first, is_first
 
 _NONE, _ERROR, _ABSENT = -1, -2, -3  # what processes tell each other instead of a step
+_SHOWN = 200  # characters of an error of unknown kind
 
 
 class SaveError(OSError):
@@ -285,12 +285,10 @@ def _reason(error: BaseException) -> str:
   """Why a save failed, in a few words: the operating system's, where it was that which failed."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
-  # What Orbax raises has the number's name in its text: "… [OS error 28: ENOSPC …".
-  named = re.search(r"\b(E[A-Z]{3,})\b", str(error))
-  if named and hasattr(errno, named[1]):
-    return os.strerror(getattr(errno, named[1]))
-  lines = str(error).splitlines()
-  return f"{type(error).__name__}: {lines[0] if lines else ''}"
+  # What writes the arrays has the system's number in a long text.
+  if number := re.search(r"os_error_code='(\d+)'", str(error)):
+    return os.strerror(int(number[1]))
+  return f"{type(error).__name__}: {str(error)[:_SHOWN]}"
 
 
 def _say(line: str) -> None:

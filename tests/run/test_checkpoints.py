@@ -299,13 +299,14 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints_only(tmp_path):
   like = {str(i): np.zeros(20000, np.float32) for i in range(20)} | {"step": np.int32(0)}
   for wait in (0.0, 0.05, 0.15):
     process = subprocess.Popen([sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)], env=os.environ)
-    while not list(tmp_path.glob("checkpoints/*.tmp")):
+    while not (tmp_path / "checkpoints" / "2").exists():
       assert process.poll() is None
       time.sleep(0.001)
     time.sleep(wait)
     process.send_signal(signal.SIGKILL)
     process.wait()
     checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert checkpoints.steps()
     for step in checkpoints.steps():
       state, run = checkpoints.restore(step, like)
       assert state["step"] == run["step"] == step
