@@ -1,7 +1,6 @@
 """The front door: parses the command line, calls, prints. The only file that configures JAX."""
 
 import argparse
-import logging
 import math
 import os
 import pathlib
@@ -481,10 +480,10 @@ def _benchmark_input(options: argparse.Namespace, rest: list[str]) -> int:
 def _configure_jax() -> None:
   """Settings of the process, which no import of the package makes."""
   from resnet_jax.compilation_cache import enable_compilation_cache
+  from resnet_jax.run.failed_saves import silence_failed_saves
 
   enable_compilation_cache(pathlib.Path("~/.cache/resnet_jax/compilations").expanduser())
-  # Orbax logs the traceback of a save that failed; `Checkpoints` says it in a line.
-  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  silence_failed_saves()
 
 
 class _Preempted:
