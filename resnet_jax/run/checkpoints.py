@@ -95,6 +95,10 @@ class Checkpoints:
     """
     if failure := self._finish():
       _say(failure)
+    # As texts, for the caller may change what it gave before the arrays are written.
+    texts = {"run.json": json.dumps(run)}
+    if metrics is not None:
+      texts["metrics.json"] = json.dumps(metrics)
     if not from_first(self._make_room(step) if is_first() else False):
       return
     try:
@@ -102,10 +106,6 @@ class Checkpoints:
     except OSError as error:
       self._fail(step, error)
       return
-    # As texts, for the caller may change what it gave before the arrays are written.
-    texts = {"run.json": json.dumps(run)}
-    if metrics is not None:
-      texts["metrics.json"] = json.dumps(metrics)
     self._writer = threading.Thread(target=self._write, args=(step, texts))
     self._writer.start()
 
