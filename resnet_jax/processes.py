@@ -75,6 +75,13 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
+def from_first(value: int) -> int:
+  """The first process's value, in every process; all have to call it, in the same order."""
+  if jax.process_count() == 1:
+    return value
+  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
   """Ends in all processes or in none: a `UserError` within one is raised in all."""
@@ -97,8 +104,7 @@ def require_equal(name: str, value: Any) -> None:
   if jax.process_count() == 1:
     return
   text = json.dumps(value, sort_keys=True)
-  first = multihost_utils.broadcast_one_to_all(np.array(_hash(text)))
-  if int(first) != _hash(text):
+  if from_first(_hash(text)) != _hash(text):
     raise UserError(f"its {name} is not that of process 0: start all with the same arguments")
 
 
@@ -107,8 +113,7 @@ def require_shared(path: pathlib.Path) -> None:
   if jax.process_count() == 1:
     return
   text = path.read_text() if path.is_file() else ""
-  first = multihost_utils.broadcast_one_to_all(np.array(_hash(text)))
-  if int(first) != _hash(text):
+  if from_first(_hash(text)) != _hash(text):
     raise UserError(
       f"{path} is not the one that process 0 has written: all processes need to see the same files"
     )

@@ -96,7 +96,7 @@ def test_a_run_leaves_config_environment_metrics_events_and_checkpoints(whole):
 
 KILL_WHEN = {
   "before the first checkpoint": lambda w: (w / "config.json").exists(),
-  "inside a save": lambda w: list(w.glob("checkpoints/*.orbax-checkpoint-tmp")),
+  "inside a save": lambda w: list(w.glob("checkpoints/*.tmp")),
   "after a checkpoint": lambda w: list(w.glob("checkpoints/[0-9]*[0-9]")),
   "between a record and its checkpoint": lambda w: (
     (w / "metrics.jsonl").exists() and '"validation"' in (w / "metrics.jsonl").read_text()
@@ -119,26 +119,61 @@ def test_a_run_killed_with_sigkill_goes_on_to_the_same_bits_and_records(moment, 
   if moment == "after a checkpoint":
     assert saved
   assert records(tmp_path) == records(whole, "trained.jsonl")
-  assert not list(tmp_path.glob("checkpoints/*.orbax-checkpoint-tmp"))
+  assert not list(tmp_path.glob("checkpoints/*.tmp"))
   ours, theirs = last_params(tmp_path), last_params(whole)
   assert ours.keys() == theirs.keys()
   for name in ours:
     np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_there(whole, tmp_path):
-  shutil.copytree(whole, tmp_path / "run")
-  last = max((tmp_path / "run" / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
-  for file in (last / "state").rglob("*"):
-    if file.is_file():
-      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-  for command in (["evaluate"], ["train", "--config", "digits", *SMALL]):
-    status, _, err = call(*command, "--workdir", tmp_path / "run")
-    assert status == 2
-    assert str(last) in err
-    assert "Traceback" not in err
-  shutil.rmtree(last)
-  assert call("evaluate", "--workdir", tmp_path / "run")[0] == 0
+def flip(file: pathlib.Path) -> None:
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+
+
+DAMAGES = {
+  "truncated": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+  "one flipped bit": flip,
+  "missing": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(
+  damage, whole, tmp_path
+):
+  run = tmp_path / "run"
+  shutil.copytree(whole, run)
+  last = max((run / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+  data = max((path for path in last.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+  DAMAGES[damage](data)
+  status, _, err = call("evaluate", "--workdir", run)
+  assert (status, len(err.splitlines())) == (2, 1)
+  assert f"{last} is damaged (state/" in err
+  assert "whole: " in err
+  status, out, err = train(run)
+  assert status == 0, err
+  assert f"step {last.name} is damaged (state/" in err
+  assert f"moved to checkpoints/{last.name}.damaged; going on from step" in err
+  assert "resumed after step" in out
+  assert records(run) == records(whole, "trained.jsonl")
+  ours, theirs = last_params(run), last_params(whole)
+  for name in ours:
+    np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused_and_left_alone(whole, tmp_path):
+  shutil.copytree(whole / "checkpoints", tmp_path / "run" / "checkpoints")
+  shutil.copy(whole / "config.json", tmp_path / "run")
+  for file in (tmp_path / "run").rglob("run.json"):
+    flip(file)
+  before = sorted((tmp_path / "run" / "checkpoints").rglob("*"))
+  status, _, err = train(tmp_path / "run")
+  assert (status, len(err.splitlines())) == (2, 1)
+  assert "is whole" in err
+  assert "another --workdir" in err
+  assert sorted((tmp_path / "run" / "checkpoints").rglob("*")) == before
 
 
 def test_a_foreign_directory_is_refused_and_left_alone(tmp_path):

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     "--checkpoint",
     metavar="last|best|STEP",
     default="last",
-    help="which weights: the last, those of the best validation accuracy, or a step's",
+    help="which weights: the last, the best by the run's checkpoint.metric, or a step's",
   )
   parser.add_argument("--split", choices=("validation", "test"), default="validation")
   parser.add_argument("--data-dir", metavar="DIR", help="where the data lies now")
@@ -37,8 +37,9 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   import dataclasses
 
   from resnet_jax.evaluation.accuracy import Evaluator
+  from resnet_jax.run.lock import locked
   from resnet_jax.run.records import record_once
-  from resnet_jax.run.workdir import locked, read_config
+  from resnet_jax.run.workdir import read_config
   from resnet_jax.training.build import build_run
   from resnet_jax.training.config import Config
   from resnet_jax.training.restore import restore_variables

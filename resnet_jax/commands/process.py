@@ -1,7 +1,5 @@
 """What a command changes of its process: JAX's settings, and what SIGTERM does."""
 
-import logging
-import os
 import pathlib
 import signal
 from types import FrameType
@@ -13,14 +11,11 @@ EXIT_BROKEN_PIPE = 141  # As that of a program that SIGPIPE ends.
 
 def configure_jax() -> None:
   """Settings of the process, which no import of the package makes."""
-  import jax
+  from resnet_jax.compilation_cache import enable_compilation_cache
+  from resnet_jax.run.failed_saves import silence_failed_saves
 
-  default = pathlib.Path("~/.cache/resnet_jax/compilations").expanduser()
-  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    jax.config.update("jax_compilation_cache_dir", str(default))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-  # Orbax warns of each checkpoint that has no validation metrics, which is how we save in between.
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  enable_compilation_cache(pathlib.Path("~/.cache/resnet_jax/compilations").expanduser())
+  silence_failed_saves()
 
 
 class Preempted:

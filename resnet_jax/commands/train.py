@@ -69,7 +69,8 @@ def _train(options: argparse.Namespace, config: Any) -> int:
   from resnet_jax import processes
   from resnet_jax.run.config import to_json
   from resnet_jax.run.environment import record_environment
-  from resnet_jax.run.workdir import check_claim, claim, locked
+  from resnet_jax.run.lock import locked
+  from resnet_jax.run.workdir import check_claim, claim
   from resnet_jax.training.build import build_run
   from resnet_jax.training.config import changeable
   from resnet_jax.training.dry_run import describe_run

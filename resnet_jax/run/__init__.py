@@ -3,8 +3,9 @@
 from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.run.config import differences, from_json, load_config, override_config, to_json
 from resnet_jax.run.environment import record_environment
+from resnet_jax.run.lock import locked
 from resnet_jax.run.records import Records, read_records
-from resnet_jax.run.workdir import claim, locked, read_config
+from resnet_jax.run.workdir import claim, read_config
 
 __all__ = [
   "Checkpoints",

@@ -1,13 +1,12 @@
 """The numbers of a run over time: metrics.jsonl, and the same for TensorBoard."""
 
+import contextlib
 import json
 import pathlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import tensorboardX
-
+from resnet_jax.run.events import Events
 from resnet_jax.run.files import write_whole
 
 
@@ -20,26 +19,39 @@ class Records:
 
   def __init__(self, workdir: pathlib.Path, step: int):
     """Opens the records of a run that is about to go on after `step` steps."""
-    _write(workdir, [record for record in read_records(workdir) if record["step"] <= step])
-    self._file = (workdir / "metrics.jsonl").open("a")
-    self._events = tensorboardX.SummaryWriter(
-      str(workdir),
-      purge_step=step + 1,
-      filename_suffix=f".{time.time_ns()}",  # else a start in the same second overwrites the last
-    )
+    self._workdir = workdir
+    with _refusals_named(workdir):
+      _write(workdir, [record for record in read_records(workdir) if record["step"] <= step])
+      # Unbuffered: what a full disk refuses does not wait here to be refused again at the end.
+      self._file = (workdir / "metrics.jsonl").open("ab", buffering=0)
+      self._events = Events(workdir, step)
 
   def write(self, step: int, split: str, **values: Any) -> None:
-    """One record of a split after `step` steps; visible to readers at once."""
-    self._file.write(json.dumps({"step": step, "split": split} | values, allow_nan=False) + "\n")
-    self._file.flush()
-    for name, value in values.items():
-      self._events.add_scalar(f"{split}/{name}", value, step)
-    self._events.flush()
+    """One record of a split after `step` steps; visible to readers at once.
+
+    Raises:
+      OSError: It could not be written.
+    """
+    record = {"step": step, "split": split} | values
+    left = memoryview((json.dumps(record, allow_nan=False) + "\n").encode())
+    with _refusals_named(self._workdir):
+      while left:  # An almost full disk takes a part.
+        left = left[self._file.write(left) :]
+      self._events.write(step, split, values)
 
   def close(self) -> None:
     """Closes the files."""
     self._file.close()
     self._events.close()
+
+
+@contextlib.contextmanager
+def _refusals_named(workdir: pathlib.Path) -> Iterator[None]:
+  """Says of an error of the operating system what it kept us from."""
+  try:
+    yield
+  except OSError as error:
+    raise OSError(f"metrics cannot be written to {workdir} ({error.strerror})") from error
 
 
 def record_once(workdir: pathlib.Path, step: int, split: str, **values: Any) -> None:

@@ -1,12 +1,8 @@
-"""A run's directory: whose it is, and that one process at a time writes to it."""
+"""A run's directory: whose it is."""
 
-import contextlib
-import fcntl
 import json
-import os
 import pathlib
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from resnet_jax.errors import UserError
@@ -14,38 +10,6 @@ from resnet_jax.run.config import differences, from_json, to_json
 from resnet_jax.run.files import write_whole
 
 C = TypeVar("C")
-
-
-@contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
-  """Holds a run's directory against a second process; made if it does not exist.
-
-  The lock is the operating system's, so a killed process holds nothing.
-
-  Raises:
-    UserError: Another process holds it, or the directory cannot be made.
-  """
-  path = workdir / "lock"
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+")
-  except OSError as error:
-    raise UserError(f"workdir {workdir} cannot be used: {error.strerror}") from None
-  with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      raise UserError(
-        f"workdir {workdir} is in use by {file.read().strip() or 'another process'}: wait for it, "
-        "stop it, or choose another --workdir"
-      ) from None
-    except OSError as error:
-      raise UserError(f"workdir {workdir} cannot be locked: {error.strerror}") from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    yield
 
 
 def check_claim(

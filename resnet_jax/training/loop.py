@@ -30,7 +30,7 @@ from resnet_jax.training.window import Window
 def fit(
   run: Run, workdir: pathlib.Path, should_stop: Callable[[int], bool] = lambda step: False
 ) -> TrainState:
-  """Trains, or goes on training from the last checkpoint.
+  """Trains, or goes on training from the last checkpoint that is whole.
 
   At each step that is due, in this order: the training metrics are recorded, the validation split
   is evaluated and recorded, the run is saved. So a checkpoint holds all that was recorded up to it.
@@ -45,17 +45,19 @@ def fit(
     The last state.
 
   Raises:
-    UserError: A loss or a parameter is no longer finite, and what was saved before that stays; or
-      the checkpoint is of a run on other data.
+    UserError: A loss or a parameter is no longer finite, and what was saved before that stays; the
+      checkpoint is of a run on other data; or no checkpoint is whole.
+    OSError: Metrics could not be written, or not the last checkpoint of this call.
   """
   with contextlib.ExitStack() as stack:
-    checkpoints = Checkpoints(workdir, run.config.checkpoint.keep)
+    keep = run.config.checkpoint
+    checkpoints = Checkpoints(workdir, keep.keep, keep.keep_best, keep.metric)
     stack.callback(checkpoints.close)
-    last = checkpoints.last()
-    if last is None:
+    restored = checkpoints.restore_newest(abstract_state(run))
+    if restored is None:
       step, state, window = 0, initial_state(run), Window()
     else:
-      step, (stored, saved) = last, checkpoints.restore(last, abstract_state(run))
+      step, stored, saved = restored
       state = from_stored(run, stored)
       require_same_data(run.dataset, saved["data"])
       window = Window(saved["window"])

@@ -4,17 +4,21 @@ A checkpoint holds the layout of a network whose blocks are not scanned, whateve
 run with `model.scan` converts when it restores and when it saves.
 """
 
+import contextlib
 import functools
 import pathlib
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from resnet_jax import devices, models
 from resnet_jax.errors import UserError
+from resnet_jax.run.checkpoint_folder import NoCheckpointError
 from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.training.build import Run
 from resnet_jax.training.state import TrainState, create_state
+
+T = TypeVar("T")
 
 _ATTEMPTS = 5
 
@@ -27,8 +31,8 @@ def initial_state(run: Run) -> TrainState:
   return devices.replicate(from_stored(run, state))
 
 
-def from_stored(run: Run, state: TrainState) -> TrainState:
-  """The state that the run computes with, from the layout of its checkpoints."""
+def from_stored(run: Run, state: T) -> T:
+  """The state, or variables, that the run computes with, from the layout of its checkpoints."""
   return models.to_scanned(state, run.model.transition) if _scans(run) else state
 
 
@@ -53,9 +57,8 @@ def require_resumable(run: Run, workdir: pathlib.Path) -> None:
     raise UserError(f"{folder} is not a directory: choose another --workdir")
   if not folder.exists():
     return
-  checkpoints = Checkpoints(workdir, read_only=True)
-  last = checkpoints.last() or 0
-  checkpoints.close()
+  with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+    last = checkpoints.last() or 0
   if last > run.steps:
     raise UserError(
       f"length={run.config.length!r} is {run.steps} steps, but the run in {workdir} has done "
@@ -71,26 +74,25 @@ def restore_variables(
   Args:
     run: The run that was saved.
     workdir: Its directory.
-    checkpoint: last, best (by validation accuracy), or a step.
+    checkpoint: last, best (by the run's validation metric), or a step.
 
   Returns:
     The step, and `params` and `batch_stats` on all devices.
 
   Raises:
-    UserError: There is no such checkpoint.
+    UserError: There is no such checkpoint, it is damaged, or it is of another network.
   """
-  for _ in range(_ATTEMPTS):
-    checkpoints = Checkpoints(workdir, read_only=True)
-    step = _chosen_step(checkpoints, workdir, checkpoint)
-    try:
-      state, _ = checkpoints.restore(step, abstract_state(run))
-      return step, from_stored(run, state).variables
-    except UserError:
-      # A run that is being trained may have replaced it since it was chosen.
-      if checkpoint.isdecimal() or (workdir / "checkpoints" / str(step)).exists():
-        raise
-    finally:
-      checkpoints.close()
+  checkpoints = Checkpoints(workdir, metric=run.config.checkpoint.metric, read_only=True)
+  with contextlib.closing(checkpoints):
+    for _ in range(_ATTEMPTS):
+      step = _chosen_step(checkpoints, workdir, checkpoint)
+      try:
+        variables = checkpoints.restore_variables(step, abstract_state(run).variables)
+        return step, from_stored(run, variables)
+      except NoCheckpointError:
+        # A run that is being trained may have deleted it since it was chosen.
+        if checkpoint.isdecimal():
+          raise
   raise UserError(f"the run in {workdir} saves faster than it can be read: try again")
 
 
@@ -101,7 +103,7 @@ def _chosen_step(checkpoints: Checkpoints, workdir: pathlib.Path, checkpoint: st
     raise UserError(f"--checkpoint {checkpoint}: give last, best or the number of a step")
   step = checkpoints.last() if checkpoint == "last" else checkpoints.best()
   if step is None:
-    lacks = "checkpoint yet" if checkpoint == "last" else "checkpoint with a validation accuracy"
+    lacks = "checkpoint yet" if checkpoint == "last" else "checkpoint with the validation metric"
     raise UserError(f"{workdir} has no {lacks}")
   return step
 

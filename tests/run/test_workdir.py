@@ -1,63 +1,16 @@
-"""Whose a run's directory is, and that one process at a time writes to it."""
+"""Whose a run's directory is."""
 
 import dataclasses
 import json
 import operator
-import os
 import pathlib
-import signal
-import subprocess
-import sys
 
 import pytest
 
 from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.run.workdir import claim, locked, read_config
+from resnet_jax.run.workdir import claim, read_config
 from resnet_jax.training.config import CHANGEABLE, CheckpointConfig, Config, OptimizerConfig
-
-HOLD = """
-import pathlib, sys
-from resnet_jax.run.workdir import locked
-with locked(pathlib.Path(sys.argv[1])):
-  print("held", flush=True)
-  sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def holder(tmp_path):
-  process = subprocess.Popen(
-    [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-  )
-  assert process.stdout.readline() == "held\n"
-  yield process
-  process.kill()
-  process.wait()
-
-
-def test_a_directory_held_by_a_live_process_is_refused_and_the_process_named(holder, tmp_path):
-  with pytest.raises(UserError, match=rf"process {holder.pid} on"), locked(tmp_path):
-    pass
-
-
-def test_a_killed_process_holds_nothing(holder, tmp_path):
-  os.kill(holder.pid, signal.SIGKILL)
-  holder.wait()
-  with locked(tmp_path):
-    pass
-
-
-def test_the_lock_is_free_again_after_use(tmp_path):
-  for _ in range(2):
-    with locked(tmp_path / "new"):
-      pass
-
-
-def test_a_workdir_that_cannot_be_made_is_the_user_s_mistake(tmp_path):
-  (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match="file"), locked(tmp_path / "file" / "run"):
-    pass
 
 
 def test_the_config_is_written_once_and_read_back(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from resnet_jax.training.restore import (
   abstract_state,
   initial_state,
   require_resumable,
+  restore_variables,
   to_stored,
 )
 
@@ -257,6 +259,39 @@ def test_a_longer_end_goes_on_from_the_last_step(tmp_path):
   state = fit(build_run(dataclasses.replace(short, length="8 steps")), tmp_path)
   assert state.step == 8
   assert records(tmp_path)[-1]["step"] == 8
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_one_that_is_damaged(whole, tmp_path, capsys):
+  workdir, state = whole
+  shutil.copytree(workdir, tmp_path / "run")
+  folder = tmp_path / "run" / "checkpoints"
+  (folder / "11" / "run.json").unlink()
+  resumed = jax.device_get(fit(build_run(CONFIG), tmp_path / "run"))
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), resumed, state)
+  assert records(tmp_path / "run") == records(workdir)
+  assert capsys.readouterr().err == (
+    "checkpoint of step 11 is damaged (run.json: missing): moved to checkpoints/11.damaged; going "
+    "on from step 10\n"
+  )
+  assert (folder / "11" / "run.json").exists()
+  assert (folder / "11.damaged").is_dir()
+
+
+def test_damage_is_not_passed_over_where_weights_are_asked_for(whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path / "run")
+  (tmp_path / "run" / "checkpoints" / "11" / "metrics.json").write_text("{}")
+  run = build_run(CONFIG)
+  for checkpoint in ("last", "11", "best"):
+    with pytest.raises(UserError, match=r"11 is damaged \(metrics.json: .*; whole: .*10"):
+      restore_variables(run, tmp_path / "run", checkpoint)
+  assert restore_variables(run, tmp_path / "run", "10")[0] == 10
+
+
+def test_the_weights_of_another_network_are_refused_by_name(whole):
+  wider = ModelConfig("resnet20", CONFIG.model.overrides | {"width": 8})
+  run = build_run(dataclasses.replace(CONFIG, model=wider))
+  with pytest.raises(UserError, match=r"batch_stats/.* is float32\[4\], not float32\[8\].* more$"):
+    restore_variables(run, whole[0], "last")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):

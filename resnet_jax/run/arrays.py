@@ -1,0 +1,95 @@
+"""Trees of arrays on disk, through Orbax; and in what two trees differ, in words."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+_SHOWN = 3
+
+Layout = dict[str, tuple[tuple[int, ...], str]]
+
+
+class Arrays:
+  """Saves trees of arrays in the background, and restores them; collective over processes."""
+
+  def __init__(self) -> None:
+    self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+
+  def save(self, directory: pathlib.Path, tree: Any) -> None:
+    """Begins to write a tree; returns once the arrays have been copied."""
+    self._checkpointer.save(directory, args=ocp.args.PyTreeSave(tree))
+
+  def wait(self) -> None:
+    """Until the tree is written; raises what went wrong."""
+    self._checkpointer.wait_until_finished()
+
+  def restore(self, directory: pathlib.Path, like: Any) -> Any:
+    """A tree of the structure, dtypes and shardings of `like`, or the part of it that `like` has.
+
+    Args:
+      directory: Where it was saved.
+      like: Arrays or `jax.ShapeDtypeStruct`s; some top-level subtrees of what was saved suffice.
+    """
+    like = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+      ),
+      like,
+    )
+    arguments = ocp.checkpoint_utils.construct_restore_args(like)
+    return self._checkpointer.restore(
+      directory,
+      args=ocp.args.PyTreeRestore(item=like, restore_args=arguments, partial_restore=True),
+    )
+
+  def layout(self, directory: pathlib.Path) -> Layout:
+    """Names, shapes and dtypes of the arrays that were saved."""
+    return layout(self._checkpointer.metadata(directory).item_metadata.tree)
+
+  def close(self) -> None:
+    """Frees what Orbax holds."""
+    self._checkpointer.close()
+
+
+def layout(tree: Any) -> Layout:
+  """Shape and dtype of each array of a tree, by its name: "params/stage1/block1/conv1/kernel"."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
+    for path, leaf in leaves
+  }
+
+
+def describe_differences(
+  stored: Mapping[str, tuple[tuple[int, ...], str]],
+  wanted: Mapping[str, tuple[tuple[int, ...], str]],
+) -> str | None:
+  """In what arrays that are stored differ from those that are wanted: the first few, in words.
+
+  Args:
+    stored: A layout.
+    wanted: Another one.
+
+  Returns:
+    A text without a full stop, or None if they do not differ.
+  """
+  found = []
+  for name in sorted(stored.keys() | wanted.keys()):
+    if name not in stored:
+      found.append(f"{name} is missing")
+    elif name not in wanted:
+      found.append(f"{name} is left over")
+    elif stored[name] != wanted[name]:
+      found.append(f"{name} is {_words(stored[name])}, not {_words(wanted[name])}")
+  if not found:
+    return None
+  more = len(found) - _SHOWN
+  return "; ".join(found[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _words(array: tuple[tuple[int, ...], str]) -> str:
+  shape, dtype = array
+  return f"{dtype}[{', '.join(map(str, shape))}]"

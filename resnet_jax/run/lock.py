@@ -1,0 +1,141 @@
+"""One process at a time writes to a run's directory, on this host or another.
+
+The operating system's lock decides between processes of one host, and dies with its holder. Some
+network file systems do not carry it to other hosts. So the holder also writes into the file who it
+is, and every few seconds a new time: a heartbeat, which another host can watch.
+"""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import pathlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from resnet_jax.errors import UserError
+
+BEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def locked(
+  workdir: pathlib.Path, beat_seconds: float = BEAT_SECONDS, stale_seconds: float = STALE_SECONDS
+) -> Iterator[None]:
+  """Holds a run's directory against a second process; made if it does not exist.
+
+  A holder on this host that was killed holds nothing. One on another host does as long as its heart
+  beats: where that is not clear at once, this waits and watches.
+
+  Args:
+    workdir: The run's directory.
+    beat_seconds: Time between two beats of the holder.
+    stale_seconds: A holder on another host that has not beaten for so long is dead.
+
+  Raises:
+    UserError: Another process holds it, or the directory cannot be made.
+  """
+  path = workdir / "lock"
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    file = path.open("r+b", buffering=0)
+  except OSError as error:
+    raise UserError(f"workdir {workdir} cannot be used: {error.strerror}") from None
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise _in_use(workdir, _holder(path.read_bytes())) from None
+    except OSError as error:
+      raise UserError(f"workdir {workdir} cannot be locked: {error.strerror}") from None
+    _outlive(path, workdir, stale_seconds)
+    with _beating(file, beat_seconds):
+      yield
+
+
+def _outlive(path: pathlib.Path, workdir: pathlib.Path, stale_seconds: float) -> None:
+  """Returns once no process on another host holds the lock; raises a UserError if one does."""
+  content = path.read_bytes()
+  holder = _holder(content)
+  # The lock of a holder on this host would have been refused to us: it is dead.
+  if holder is None or holder["host"] == socket.gethostname():
+    return
+  # A time to come is that of a clock that goes before ours: it says nothing.
+  if time.time() - holder["beat"] < stale_seconds:
+    _say(f"waiting to see whether {_words(holder)} still holds {workdir}")
+    end = time.monotonic() + stale_seconds
+    while time.monotonic() < end:
+      time.sleep(stale_seconds / 60)
+      if path.read_bytes() != content:  # opened anew, or a network file system shows what it knew
+        raise _in_use(workdir, _holder(path.read_bytes()) or holder)
+  _say(f"{_words(holder)} held {workdir} and is gone: taken over")
+
+
+@contextlib.contextmanager
+def _beating(file: io.FileIO, beat_seconds: float) -> Iterator[None]:
+  """Keeps a heartbeat in the file; at the end the file is empty."""
+  holder = {"process": os.getpid(), "host": socket.gethostname(), "started": int(time.time())}
+  write = _writer(file, holder)
+  file.truncate(0)
+  write()
+  ended = threading.Event()
+
+  def beat() -> None:
+    while not ended.wait(beat_seconds):
+      # A beat that a full or slow disk swallows is no reason to end a run.
+      with contextlib.suppress(OSError):
+        write()
+
+  thread = threading.Thread(target=beat, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()
+    file.truncate(0)
+
+
+def _writer(file: io.FileIO, holder: dict[str, Any]) -> Callable[[], None]:
+  """A function that writes the holder with the present time."""
+
+  def write() -> None:
+    # One call of the same length each time: a reader sees the beat before or this one.
+    text = json.dumps(holder | {"beat": round(time.time(), 3)})
+    os.pwrite(file.fileno(), f"{text:<255}\n".encode(), 0)
+
+  return write
+
+
+def _holder(content: bytes) -> dict[str, Any] | None:
+  """Whom the file names; None if it is empty, or nothing that this version wrote."""
+  try:
+    match json.loads(content):
+      case {"process": int(), "host": str(), "started": int(), "beat": int() | float()} as holder:
+        return holder
+  except ValueError:
+    pass
+  return None
+
+
+def _in_use(workdir: pathlib.Path, holder: dict[str, Any] | None) -> UserError:
+  return UserError(
+    f"workdir {workdir} is in use by {_words(holder) if holder else 'another process'}: wait for "
+    "it, stop it, or choose another --workdir"
+  )
+
+
+def _words(holder: dict[str, Any]) -> str:
+  started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["started"]))
+  return f"process {holder['process']} on {holder['host']} (since {started})"
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
