@@ -18,9 +18,11 @@ def run_on(tmp_path_factory):
 
   def run(devices: int, dtype: str, group: int | str, steps: int) -> dict:
     output = folder / f"{devices}-{dtype}-{group}.npz"
+    # The last flag of a name counts.
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     subprocess.run(
       [sys.executable, SCRIPT, dtype, str(group), str(steps), output],
-      env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+      env=os.environ | {"XLA_FLAGS": flags},
       check=True,
       timeout=300,
     )
