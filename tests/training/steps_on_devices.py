@@ -1,19 +1,26 @@
-"""Trains a small net for some steps on this process's devices; run by test_step_on_devices.py.
+"""Trains small nets for some steps on this process's devices; run by test_step_on_devices.py.
 
-  python steps_on_devices.py DTYPE BATCH_NORM_GROUP STEPS OUTPUT.npz
+  python steps_on_devices.py DTYPE STEPS FOLDER BATCH_NORM_GROUP...
 
-Writes the loss of each step, every parameter and running statistic at the end, and the gradient of
-the first step; fails unless every leaf of the state is bit-equal on all devices.
+One net for each group. Writes into FOLDER/GROUP.npz the loss of each step, every parameter and
+running statistic at the end, and the gradient of the first step; fails unless every leaf of the
+state is bit-equal on all devices.
 """
 
+import pathlib
 import sys
 
 import jax
 import numpy as np
 
 
-def main(dtype: str, group: str, steps: str, output: str) -> None:
+def main(dtype: str, steps: str, folder: str, *groups: str) -> None:
   jax.config.update("jax_enable_x64", dtype == "float64")
+  for group in groups:
+    train(dtype, int(steps), group, pathlib.Path(folder) / f"{group}.npz")
+
+
+def train(dtype: str, steps: int, group: str, output: pathlib.Path) -> None:
   from resnet_jax import devices, models, training
   from resnet_jax.data import DataConfig, SyntheticConfig, feed
   from resnet_jax.training.build import build_run
@@ -23,7 +30,7 @@ def main(dtype: str, group: str, steps: str, output: str) -> None:
   net = {"stage_sizes": (1, 1, 1), "width": 8, "dtype": dtype, "param_dtype": dtype}
   config = training.Config(
     model=models.ModelConfig("resnet20", net),
-    data=DataConfig("synthetic", synthetic=SyntheticConfig(train_examples=64, image_size=16)),
+    data=DataConfig("synthetic", synthetic=SyntheticConfig(train_examples=64, image_size=8)),
     batch_size=16,
     bn_group=None if group == "all" else int(group),
     length="100 steps",
@@ -35,7 +42,7 @@ def main(dtype: str, group: str, steps: str, output: str) -> None:
   before = jax.device_get(state.params)
   step, constants = compile_step(run), devices.replicate(split.constants)
   batches, losses = feed.training_batches(split, config.seed, config.batch_size, 0), []
-  for i in range(int(steps)):
+  for i in range(steps):
     state, sums = step(state, constants, devices.shard(next(batches)), run.key)
     losses.append(float(sums.loss) / float(sums.weight))
     if i == 0:
