@@ -1,6 +1,12 @@
-"""The command line, as a user has it: in a process of its own."""
+"""The command line, as a user has it: in a process of its own.
 
+Each command is started so. What it then says of many mistakes is asked within this process, where
+an exception that nobody catches would fail the test.
+"""
+
+import functools
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -9,11 +15,18 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
 
-ONE_DEVICE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+from resnet_jax import cli
+from resnet_jax.run import read_config
+from resnet_jax.training import Config, build_run
+from resnet_jax.training.restore import restore_variables
+
+# The last flag of a name counts.
+ONE_DEVICE = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
 SMALL = [
   "--config.model.stage_sizes",
   "1",
@@ -44,8 +57,27 @@ def call(*arguments) -> tuple[int, str, str]:
   return process.returncode, out, err
 
 
+@pytest.fixture
+def call_here(capfd):
+  """`call` within this process; for commands that end before they would train."""
+  level = logging.getLogger("absl").level
+
+  def call_here(*arguments) -> tuple[int, str, str]:
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as end:
+      cli.main([*map(str, arguments)])
+    return end.value.code, *capfd.readouterr()
+
+  yield call_here
+  logging.getLogger("absl").setLevel(level)
+
+
+def digits(workdir: pathlib.Path) -> tuple[object, ...]:
+  return ("train", "--config", "digits", "--workdir", workdir, *SMALL)
+
+
 def train(workdir: pathlib.Path, *more) -> tuple[int, str, str]:
-  return call("train", "--config", "digits", "--workdir", workdir, *SMALL, *more)
+  return call(*digits(workdir), *more)
 
 
 def records(workdir: pathlib.Path, file: str = "metrics.jsonl") -> list[dict]:
@@ -53,19 +85,11 @@ def records(workdir: pathlib.Path, file: str = "metrics.jsonl") -> list[dict]:
   return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 
 
+@functools.cache
 def last_params(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-  code = f"""
-import pathlib, sys, jax, numpy as np
-from resnet_jax.run import read_config
-from resnet_jax.training import Config, build_run
-from resnet_jax.training.restore import restore_variables
-workdir = pathlib.Path({str(workdir)!r})
-_, variables = restore_variables(build_run(read_config(workdir, Config)), workdir, "last")
-leaves = jax.tree_util.tree_leaves_with_path(variables)
-np.savez(workdir / "last.npz", **{{jax.tree_util.keystr(path): leaf for path, leaf in leaves}})
-"""
-  subprocess.run([sys.executable, "-c", code], env=os.environ | ONE_DEVICE, check=True, timeout=120)
-  return dict(np.load(workdir / "last.npz"))
+  _, variables = restore_variables(build_run(read_config(workdir, Config)), workdir, "last")
+  leaves = jax.tree_util.tree_leaves_with_path(variables)
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +200,10 @@ def test_a_run_without_a_whole_checkpoint_is_refused_and_left_alone(whole, tmp_p
   assert sorted((tmp_path / "run" / "checkpoints").rglob("*")) == before
 
 
-def test_a_foreign_directory_is_refused_and_left_alone(tmp_path):
+def test_a_foreign_directory_is_refused_and_left_alone(tmp_path, call_here):
   (tmp_path / "lock").write_text("precious")
   (tmp_path / "config.json").write_text('{"theirs": 1}')
-  status, _, err = train(tmp_path)
+  status, _, err = call_here(*digits(tmp_path))
   assert status == 2, err
   assert (tmp_path / "lock").read_text() == "precious"
   assert (tmp_path / "config.json").read_text() == '{"theirs": 1}'
@@ -244,12 +268,17 @@ def test_a_workdir_in_use_is_refused_and_left_alone(whole, tmp_path):
     process.communicate()
 
 
-def test_another_run_s_workdir_is_refused_by_field(whole):
+def test_another_run_s_workdir_is_refused_by_field(whole, call_here):
   before = {p: p.read_bytes() for p in whole.iterdir() if p.suffix in (".json", ".jsonl")}
-  status, _, err = train(whole, "--config.optimizer.learning_rate=0.4")
+  status, _, err = call_here(*digits(whole), "--config.optimizer.learning_rate=0.4")
   assert status == 2
   assert "optimizer.learning_rate is 0.1, not 0.4" in err
   assert {p: p.read_bytes() for p in before} == before
+
+
+# Of these commands no other test here has a mistake in a process of its own; and TensorFlow, which
+# prepare imports, would greet on standard error once a process.
+IN_A_PROCESS = (["prepare"], ["report"], ["benchmark"], ["fly"])
 
 
 @pytest.mark.parametrize(
@@ -286,10 +315,11 @@ def test_another_run_s_workdir_is_refused_by_field(whole):
   ],
 )
 def test_a_mistake_costs_a_short_message_exit_code_2_and_nothing_is_written(
-  arguments, word, tmp_path
+  arguments, word, tmp_path, call_here
 ):
+  run = call if arguments[:1] in IN_A_PROCESS else call_here
   arguments = [str(tmp_path / a) if a in ("W", "R") else a for a in arguments]
-  status, _, err = call(*arguments)
+  status, _, err = run(*arguments)
   assert status == 2, err
   assert word in err
   assert "Traceback" not in err
@@ -312,32 +342,32 @@ def test_prepare_leaves_a_folder_of_pictures_as_it_is_if_told_where_to_write(tmp
   assert (tmp_path / "own" / "folder" / "statistics.npz").exists()
 
 
-def test_evaluate_names_the_checkpoints_and_splits_that_there_are(whole):
-  status, _, err = call("evaluate", "--workdir", whole, "--checkpoint", "9999")
+def test_evaluate_names_the_checkpoints_and_splits_that_there_are(whole, call_here):
+  status, _, err = call_here("evaluate", "--workdir", whole, "--checkpoint", "9999")
   assert status == 2
   assert "9999" in err
-  status, _, err = call("evaluate", "--workdir", whole, "--checkpoint", "newest")
+  status, _, err = call_here("evaluate", "--workdir", whole, "--checkpoint", "newest")
   assert status == 2
   assert "last, best" in err
 
 
-def test_models_lists_the_catalog_and_the_layers_of_one():
-  status, out, _ = call("models")
+def test_models_lists_the_catalog_and_the_layers_of_one(call_here):
+  status, out, _ = call_here("models")
   assert status == 0
   assert "resnet50" in out
-  status, out, _ = call("models", "resnet50", "--config.model.stride_in=3x3")
+  status, out, _ = call_here("models", "resnet50", "--config.model.stride_in=3x3")
   assert status == 0
   assert "[1x1, 64; 3x3, 64; 1x1, 256] x 3" in out
   assert out.splitlines()[-1].endswith("4,089,184,256")
-  status, out, _ = call("models", "resnet18", "--image-size", "32")
+  status, out, _ = call_here("models", "resnet18", "--image-size", "32")
   assert (status, out.splitlines()[1].split()[2]) == (0, "16x16x64")
-  status, out, _ = call("models", "resnet50", "--config.model.stage_sizes=1,2,1,1")
+  status, out, _ = call_here("models", "resnet50", "--config.model.stage_sizes=1,2,1,1")
   assert status == 0
   assert "] x 2" in out
 
 
-def test_models_with_a_name_and_help_lists_its_fields():
-  status, out, _ = call("models", "resnet50", "--help")
+def test_models_with_a_name_and_help_lists_its_fields(call_here):
+  status, out, _ = call_here("models", "resnet50", "--help")
   assert status == 0
   assert "--image-size" in out
   assert "--config.model.shortcut {A,B,C,None}" in out
@@ -364,8 +394,8 @@ def test_models_ends_silently_where_nobody_reads_on():
     (["--image-size", "64"], "NAME"),
   ],
 )
-def test_models_names_what_is_wrong(arguments, word):
-  status, _, err = call("models", *arguments)
+def test_models_names_what_is_wrong(arguments, word, call_here):
+  status, _, err = call_here("models", *arguments)
   assert status == 2
   assert word in err
   assert "Traceback" not in err
@@ -394,8 +424,8 @@ def test_help_of_every_command_exits_with_0_without_importing_jax():
     assert "usage: resnet-jax" in result.stdout
 
 
-def test_help_with_a_config_lists_its_fields():
-  status, out, _ = call("train", "--config", "digits", "--help")
+def test_help_with_a_config_lists_its_fields(call_here):
+  status, out, _ = call_here("train", "--config", "digits", "--help")
   assert status == 0
   for words in (
     "--config.optimizer.learning_rate",

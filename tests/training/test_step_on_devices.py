@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 SCRIPT = pathlib.Path(__file__).with_name("steps_on_devices.py")
-QUICK = "--xla_backend_optimization_level=0"
 PARTS = "accumulate=4"
 SHARD_MAP = 'parallel="shard_map"'
 IN_FLOAT64 = {  # case: devices, fields beside the batch-norm group
@@ -44,11 +43,13 @@ def results(tmp_path_factory):
     for name in names:
       devices, fields = IN_FLOAT64[name]
       cases[devices].append(":".join([f"{name}-{group}", "float64", "20", said(group), *fields]))
+  flags = os.environ.get("XLA_FLAGS", "")
   for devices in cases:
+    count = f"--xla_force_host_platform_device_count={devices}"  # the last of a name wins
     cases[devices].append(f"float32-{devices}:float32:3:{said(None)}")
     subprocess.run(
       [sys.executable, SCRIPT, folder, *cases[devices]],
-      env=os.environ | {"XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count={devices}"},
+      env=os.environ | {"XLA_FLAGS": f"{flags} {count}"},
       check=True,
       timeout=600,
     )
@@ -64,6 +65,11 @@ def test_every_way_to_compute_a_step_gives_the_same_state_in_float64(group, case
   assert any(".average" in name for name in one)
   for name in one:
     np.testing.assert_allclose(other[name], one[name], rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+def test_groups_of_other_sizes_are_other_functions(results):
+  losses = [results[f"reference-{group}"]["losses"][0] for group in GROUPS]
+  assert len(set(losses)) == len(losses)
 
 
 def test_every_gradient_has_the_size_of_one_device_s_and_first_losses_agree_in_float32(results):
