@@ -1,7 +1,8 @@
 """Trees of arrays on disk, through Orbax; and in what two trees differ, in words."""
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,15 +17,17 @@ class Arrays:
   """Saves trees of arrays in the background, and restores them; collective over processes."""
 
   def __init__(self) -> None:
-    self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+    self._checkpointer = _checkpointer()
 
   def save(self, directory: pathlib.Path, tree: Any) -> None:
     """Begins to write a tree; returns once the arrays have been copied."""
-    self._checkpointer.save(directory, args=ocp.args.PyTreeSave(tree))
+    with self._renewed_on_failure():
+      self._checkpointer.save(directory, args=ocp.args.PyTreeSave(tree))
 
   def wait(self) -> None:
     """Until the tree is written; raises what went wrong."""
-    self._checkpointer.wait_until_finished()
+    with self._renewed_on_failure():
+      self._checkpointer.wait_until_finished()
 
   def restore(self, directory: pathlib.Path, like: Any) -> Any:
     """A tree of the structure, dtypes and shardings of `like`, or the part of it that `like` has.
@@ -52,6 +55,24 @@ class Arrays:
   def close(self) -> None:
     """Frees what Orbax holds."""
     self._checkpointer.close()
+
+  @contextlib.contextmanager
+  def _renewed_on_failure(self) -> Iterator[None]:
+    """Keeps further errors of a save that failed from being raised by the next one, or at the end.
+
+    Orbax raises the first error and holds the others back.
+    """
+    try:
+      yield
+    except Exception:
+      failed, self._checkpointer = self._checkpointer, _checkpointer()
+      with contextlib.suppress(Exception):
+        failed.close()
+      raise
+
+
+def _checkpointer() -> ocp.AsyncCheckpointer:
+  return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
 
 
 def layout(tree: Any) -> Layout:
