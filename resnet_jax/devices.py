@@ -70,6 +70,12 @@ def shard(batch: dict[str, np.ndarray], parts: int = 1) -> dict[str, jax.Array]:
   return {name: place(array) for name, array in batch.items()}
 
 
+def peak_memory() -> int:
+  """Most bytes that any of this process's devices has held so far; 0 where it does not say."""
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  return max(entry.get("peak_bytes_in_use", 0) for entry in stats)
+
+
 def sum_over_devices(tree: Any, axis_name: str) -> Any:
   """`jax.lax.psum` of a tree in one collective for each dtype, however many leaves it has.
 

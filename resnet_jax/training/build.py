@@ -14,6 +14,7 @@ from resnet_jax.data.dataset import Dataset
 from resnet_jax.data.sources import open_dataset
 from resnet_jax.errors import UserError
 from resnet_jax.run.config import check_config
+from resnet_jax.run.wandb import require_wandb
 from resnet_jax.training.config import Config, LarsConfig
 from resnet_jax.training.durations import parse_steps
 from resnet_jax.training.learning_rate import LearningRate, make_learning_rate
@@ -36,6 +37,7 @@ class Run:
     log_every: Steps between records of the training metrics.
     evaluate_every: Steps between evaluations.
     checkpoint_every: Steps between checkpoints.
+    profile_start: Number of steps done when a profile begins; None for no profile.
   """
 
   config: Config
@@ -47,6 +49,7 @@ class Run:
   log_every: int
   evaluate_every: int
   checkpoint_every: int
+  profile_start: int | None
 
   @property
   def parallelize(self) -> Callable[..., Any]:
@@ -74,6 +77,8 @@ def build_run(config: Config, trains: bool = True) -> Run:
     UserError: Something in the config is wrong, or its data is not there; the message names it.
   """
   check_config(config)
+  if config.wandb_project:
+    require_wandb()
   dataset = open_dataset(config.data, config.seed)
   _check_metrics(config, dataset)
 
@@ -97,6 +102,9 @@ def build_run(config: Config, trains: bool = True) -> Run:
     log_every=steps("log_every", config.log_every),
     evaluate_every=steps("evaluate_every", config.evaluate_every),
     checkpoint_every=steps("checkpoint.every", config.checkpoint.every),
+    profile_start=None
+    if config.profile.start is None
+    else steps("profile.start", config.profile.start),
   )
 
 

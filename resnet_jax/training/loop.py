@@ -14,16 +14,17 @@ from resnet_jax import devices
 from resnet_jax.data.dataset import fingerprint, require_same_data
 from resnet_jax.data.feed import prefetch, training_batches
 from resnet_jax.errors import UserError
-from resnet_jax.evaluation.accuracy import Evaluator
+from resnet_jax.processes import leave_in_time
 from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.run.config import to_json
-from resnet_jax.run.records import Records
 from resnet_jax.training.build import Run
-from resnet_jax.training.progress import Progress
-from resnet_jax.training.rates import last_rate, observe_validation
+from resnet_jax.training.log import Log
+from resnet_jax.training.profile import Profile
+from resnet_jax.training.rates import last_rate
 from resnet_jax.training.restore import abstract_state, from_stored, initial_state, to_stored
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import make_step
+from resnet_jax.training.validation import make_plateau_rule, make_validation
 from resnet_jax.training.window import Window
 
 
@@ -53,61 +54,82 @@ def fit(
     keep = run.config.checkpoint
     checkpoints = Checkpoints(workdir, keep.keep, keep.keep_best, keep.metric)
     stack.callback(checkpoints.close)
-    restored = checkpoints.restore_newest(abstract_state(run))
-    if restored is None:
-      step, state, window = 0, initial_state(run), Window()
-    else:
-      step, stored, saved = restored
-      state = from_stored(run, stored)
-      require_same_data(run.dataset, saved["data"])
-      window = Window(saved["window"])
-    records = Records(workdir, step)
-    stack.callback(records.close)
-    progress = Progress(run.steps, step, run.config.batch_size)
-    stack.callback(progress.close)
+    step, state, window = _start(run, checkpoints)
+    log = Log(run, workdir, step)
+    stack.callback(log.close)
     if step:
-      progress.say(f"resumed after step {step} of {run.steps}")
+      log.say(f"resumed after step {step} of {run.steps}")
 
     constants, key = devices.replicate((run.dataset.splits["train"].constants, run.key))
     train_step = compile_step(run)
-    data, largest = fingerprint(run.dataset), jax.jit(_largest)
-    validate, observe = _validation(run), _plateau_rule(run)
+    validate, observe = make_validation(run), make_plateau_rule(run)
+    save = _saver(run, checkpoints, window)
+    profile = Profile(workdir / "profile", run.profile_start, run.config.profile.steps)
+    stack.callback(profile.close)
     batches = device_batches(run, step)
     stack.callback(batches.close)
+    stack.push(leave_in_time)
+    # What goes between host and devices is said where it does: nothing else may.
+    stack.enter_context(jax.transfer_guard("disallow"))
 
     while step < run.steps:
-      state, sums = train_step(state, constants, next(batches), key)
+      batch = next(batches)
+      profile.before(step)
+      with jax.profiler.StepTraceAnnotation("train", step_num=step):
+        state, sums = train_step(state, constants, batch, key)
       step += 1
       window.add(sums)
-      progress.advance()
+      profile.after(step, sums.loss)
+      log.advance()
       ends = step == run.steps
       if ends or step % run.log_every == 0:
-        _record_training(run, state, window, step, records, progress)
+        log.train(step, _training_values(run, state, window, step))
       metrics = None
       if validate and (ends or step % run.evaluate_every == 0):
         with window.pause():
-          metrics = validate(state.variables)
+          metrics = validate(state)
         _require_finite(metrics["loss"], step)
-        records.write(step, "validation", **metrics)
-        progress.evaluation(step, "validation", metrics)
-        # Not the one at the end of a run, which a longer run would not have there.
-        if observe and step % run.evaluate_every == 0:
+        log.evaluation(step, "validation", metrics)
+        # Not after the one at the end of a run, which a longer run would not have there.
+        if step % run.evaluate_every == 0:
           state = observe(state, metrics)
       stopping = should_stop(step)
       if metrics or stopping or ends or step % run.checkpoint_every == 0:
-        _require_finite(largest(state), step)
-        with window.pause():
-          rest = {
-            "config": to_json(run.config),
-            "position": step * run.config.batch_size,
-            "window": window.sums(),
-            "data": data,
-          }
-          checkpoints.save(step, to_stored(run, state), rest, metrics)
+        save(step, state, metrics)
       if stopping:
         break
     checkpoints.wait()
   return state
+
+
+def _start(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState, Window]:
+  """Number of steps done, the state after them, and the metrics since the last record of them."""
+  restored = checkpoints.restore_newest(abstract_state(run))
+  if restored is None:
+    return 0, initial_state(run), Window()
+  step, state, saved = restored
+  require_same_data(run.dataset, saved["data"])
+  return step, from_stored(run, state), Window(saved["window"])
+
+
+def _saver(
+  run: Run, checkpoints: Checkpoints, window: Window
+) -> Callable[[int, TrainState, dict[str, float] | None], None]:
+  """`save(step, state, metrics)`: refuses a state that is not finite, so the one before stays."""
+  data, largest = fingerprint(run.dataset), jax.jit(_largest)
+
+  def save(step: int, state: TrainState, metrics: dict[str, float] | None) -> None:
+    _require_finite(float(jax.device_get(largest(state))), step)
+    with window.pause():
+      rest = {
+        "config": to_json(run.config),
+        "position": step * run.config.batch_size,
+        "window": window.sums(),
+        "data": data,
+      }
+      checkpoints.save(step, to_stored(run, state), rest, metrics)
+
+  return save
 
 
 def compile_step(run: Run) -> Callable[..., Any]:
@@ -125,30 +147,6 @@ def compile_step(run: Run) -> Callable[..., Any]:
   return run.parallelize(step, batch_argument=2, arguments=4, donate=True)
 
 
-def _validation(run: Run) -> Evaluator | None:
-  split = run.dataset.splits.get("validation")
-  if split is None:
-    return None
-  size = run.config.evaluation_batch_size
-  return Evaluator(run.model, split, size, run.key, run.parallelize)
-
-
-def _plateau_rule(run: Run) -> Callable[[TrainState, dict[str, float]], TrainState] | None:
-  """What an evaluation does to the learning rate, if the config's schedule looks at it."""
-  schedule = run.config.schedule
-  if schedule.kind != "plateau":
-    return None
-  rule, factor = schedule.plateau, schedule.factor
-  changes = functools.partial(observe_validation, rule=rule, factor=factor)
-  advance = jax.jit(changes, donate_argnums=0)  # else the velocity would be there twice
-
-  def observe(state: TrainState, metrics: dict[str, float]) -> TrainState:
-    value = metrics["loss"] if rule.metric == "loss" else 1 - metrics["accuracy"]
-    return state.replace(opt_state=advance(state.opt_state, value))
-
-  return observe
-
-
 def device_batches(run: Run, step: int) -> Generator[dict[str, jax.Array], None, None]:
   """This host's batches from a step on, on its devices ahead of time."""
   split, config = run.dataset.splits["train"], run.config
@@ -159,26 +157,28 @@ def device_batches(run: Run, step: int) -> Generator[dict[str, jax.Array], None,
   return prefetch(stream, functools.partial(devices.shard, parts=config.accumulate))
 
 
-def _record_training(
-  run: Run, state: TrainState, window: Window, step: int, records: Records, progress: Progress
-) -> None:
+def _training_values(run: Run, state: TrainState, window: Window, step: int) -> dict[str, float]:
+  """What a record of the training says; the window begins anew."""
   values, steps_per_second = window.close()
   _require_finite(values["loss"], step)
   if steps_per_second:
     values["images_per_second"] = steps_per_second * run.config.batch_size
   values["learning_rate"] = float(jax.device_get(last_rate(state.opt_state)))
-  records.write(step, "train", **values)
-  progress.train(step, values)
+  if memory := devices.peak_memory():
+    values["peak_memory_bytes"] = memory
+  return values
 
 
 def _largest(state: TrainState) -> jax.Array:
-  """The largest magnitude in the parameters and statistics: not finite if any of them is not."""
-  return jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(state.variables)]).max()
+  """The largest magnitude in a state: not finite if any number in it is not."""
+  leaves = jax.tree.leaves(state)
+  return jnp.stack([jnp.abs(leaf).max().astype(float) for leaf in leaves if leaf.size]).max()
 
 
-def _require_finite(value: float | jax.Array, step: int) -> None:
+def _require_finite(value: float, step: int) -> None:
   if not math.isfinite(value):
     raise UserError(
-      f"training diverged by step {step}: the loss or a parameter is not finite; checkpoints "
-      "before it are kept. Try a lower --config.optimizer.learning_rate in a new --workdir"
+      f"training diverged by step {step}: the loss, a parameter or the optimizer is not finite; "
+      "checkpoints before it are kept. Try a lower --config.optimizer.learning_rate in a new "
+      "--workdir"
     )

@@ -40,7 +40,7 @@ class RateState(NamedTuple):
     rate: Learning rate of the last of them, 0 before the first.
     error: Moving average of the training error, from 1; held once it ended the warm-up.
     scale: What the plateaus so far have multiplied the rate by.
-    best: Lowest validation value so far, infinity before the first.
+    best: Lowest validation value so far, the largest float before the first.
     bad: Evaluations in a row, int32, that were not better.
     cooldown: Evaluations, int32, for which none is counted yet.
   """
@@ -83,7 +83,7 @@ def scale_by_rate(
       rate=jnp.zeros((), real),
       error=jnp.ones((), real),
       scale=jnp.ones((), real),
-      best=jnp.full((), jnp.inf, real),
+      best=jnp.full((), jnp.finfo(real).max, real),
       bad=jnp.zeros((), integer),
       cooldown=jnp.zeros((), integer),
     )
