@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,9 +43,56 @@ def replicate(tree: Any) -> Any:
   """Puts a tree of arrays, the same in every process, whole on every device of all processes.
 
   Arrays placed so are global ones, which is what makes donation work in several processes and
-  checkpoints independent of the number of devices.
+  checkpoints independent of the number of devices. Random keys placed so are for functions that
+  `parallelize` has mapped.
   """
-  return jax.device_put(tree, replicated())
+  if jax.process_count() == 1:
+    return jax.device_put(tree, replicated())
+  return jax.tree.map(_replicate_leaf, tree)
+
+
+def as_global(tree: Any) -> Any:
+  """The arrays that a mapped function returned, as `replicate` would have placed them.
+
+  In one of several processes `jax.pmap` returns arrays that know of this process's devices alone,
+  which cannot be saved together with the other processes.
+  """
+  if jax.process_count() == 1:
+    return tree
+
+  def widen(leaf: jax.Array) -> jax.Array:
+    if not leaf.is_fully_addressable:
+      return leaf
+    parts = [shard.data for shard in leaf.addressable_shards]
+    return jax.make_array_from_single_device_arrays(leaf.shape, replicated(), parts)
+
+  return jax.tree.map(widen, tree)
+
+
+@flax.struct.dataclass
+class _Key:
+  """A random key on all devices of several processes: `jax.pmap` would take a key for a local one.
+
+  Attributes:
+    data: Its numbers.
+    impl: What kind of key they are.
+  """
+
+  data: jax.Array
+  impl: Any = flax.struct.field(pytree_node=False)
+
+
+def _replicate_leaf(leaf: Any) -> Any:
+  """For several processes, where `jax.device_put` refuses random keys and arrays on a device."""
+  if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+    return _Key(_replicate_leaf(jax.random.key_data(leaf)), jax.random.key_impl(leaf))
+  array = np.asarray(jax.device_get(leaf))
+  array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+  return jax.make_array_from_callback(array.shape, replicated(), lambda index: array[index])
+
+
+def _opened(leaf: Any) -> Any:
+  return jax.random.wrap_key_data(leaf.data, impl=leaf.impl) if isinstance(leaf, _Key) else leaf
 
 
 def shard(batch: dict[str, np.ndarray], parts: int = 1) -> dict[str, jax.Array]:
@@ -123,6 +171,7 @@ def parallelize(
   donated = (0,) if donate else ()
 
   def precise(*values: Any) -> Any:
+    values = jax.tree.map(_opened, values, is_leaf=lambda node: isinstance(node, _Key))
     with jax.default_matmul_precision(precision):
       return function(*values)
 

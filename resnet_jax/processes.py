@@ -28,6 +28,8 @@ _HEARTBEAT_SECONDS = 30
 # How long a process that ends because of an error may take to put its things away.
 _LEAVE_SECONDS = 15
 _MESSAGE_BYTES = 2000
+# Codes of JAX's errors that say something of this process, not of another.
+_OWN_MISTAKES = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "NOT_FOUND")
 
 
 def join(
@@ -79,7 +81,8 @@ def from_first(value: int) -> int:
   """The first process's value, in every process; all have to call it, in the same order."""
   if jax.process_count() == 1:
     return value
-  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+  with jax.transfer_guard("allow"):
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 @contextlib.contextmanager
@@ -134,7 +137,7 @@ def ends_all() -> Iterator[None]:
     if isinstance(error, UserError):
       print(f"resnet-jax: {error}", file=sys.stderr)
       status = 2
-    elif isinstance(error, jax.errors.JaxRuntimeError | OSError):
+    elif isinstance(error, OSError) or _is_of_another(error):
       print(f"resnet-jax: {describe(error)}", file=sys.stderr)
     else:
       traceback.print_exception(error)
@@ -169,7 +172,7 @@ def leave_in_time(
 def describe(error: BaseException) -> str:
   """What an error says of this process, in one line."""
   line = (str(error).splitlines() or [""])[0]
-  if isinstance(error, jax.errors.JaxRuntimeError):
+  if _is_of_another(error):
     line = (
       f"another process has ended, or cannot be reached ({line}); start all again to go on from "
       "the last checkpoint"
@@ -177,12 +180,19 @@ def describe(error: BaseException) -> str:
   return f"process {jax.process_index()} of {jax.process_count()}: {line}"
 
 
+def _is_of_another(error: BaseException) -> bool:
+  """Whether it is what collectives and JAX's service raise when a process is gone."""
+  code = str(error).partition(":")[0]
+  return isinstance(error, jax.errors.JaxRuntimeError) and code not in _OWN_MISTAKES
+
+
 def _gather(message: str) -> list[str]:
   """The messages of all processes, in order."""
   content = np.zeros(_MESSAGE_BYTES, np.uint8)
   encoded = message.encode()[:_MESSAGE_BYTES]
   content[: len(encoded)] = np.frombuffer(encoded, np.uint8)
-  gathered = multihost_utils.process_allgather(content)
+  with jax.transfer_guard("allow"):
+    gathered = multihost_utils.process_allgather(content)
   return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in np.asarray(gathered)]
 
 

@@ -86,10 +86,14 @@ def _train(options: argparse.Namespace, config: Any) -> int:
       print(described)
     return 0
   with contextlib.ExitStack() as stack:
+    changed = {}
     with processes.together():
       if processes.is_first():
         changed = check_claim(options.workdir, config, changeable(config))
-        require_resumable(run, options.workdir)
+    with processes.together():
+      require_resumable(run, options.workdir)
+    with processes.together():
+      if processes.is_first():
         stack.enter_context(locked(options.workdir))
         claim(options.workdir, config, changeable(config))
         for name, (before, after) in changed.items():

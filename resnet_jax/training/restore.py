@@ -39,7 +39,9 @@ def from_stored(run: Run, state: T) -> T:
 def to_stored(run: Run, state: TrainState) -> TrainState:
   """The layout of the run's checkpoints, from the state that it computes with."""
   # Thousands of slices of arrays on a device take seconds, views of them on the host do not.
-  return models.to_unrolled(jax.device_get(state)) if _scans(run) else state
+  if _scans(run):
+    return devices.replicate(models.to_unrolled(jax.device_get(state)))
+  return devices.as_global(state)
 
 
 def abstract_state(run: Run) -> TrainState:

@@ -53,6 +53,6 @@ def make_plateau_rule(run: Run) -> Callable[[TrainState, Metrics], TrainState]:
 
   def observe(state: TrainState, metrics: Metrics) -> TrainState:
     value = metrics["loss"] if rule.metric == "loss" else 1 - metrics["accuracy"]
-    return compiled(state, devices.replicate(np.asarray(value)))
+    return compiled(devices.as_global(state), devices.replicate(np.asarray(value)))
 
   return observe
