@@ -7,7 +7,15 @@ import sys
 from collections.abc import Sequence
 
 from resnet_jax import __version__
-from resnet_jax.commands import benchmark_input, evaluate, models, prepare, report, train
+from resnet_jax.commands import (
+  benchmark_input,
+  benchmark_step,
+  evaluate,
+  models,
+  prepare,
+  report,
+  train,
+)
 from resnet_jax.commands.process import EXIT_BROKEN_PIPE, EXIT_USER_ERROR
 from resnet_jax.errors import UserError
 
@@ -70,4 +78,5 @@ def _parser() -> argparse.ArgumentParser:
   )
   parts = benchmark.add_subparsers(title="parts", metavar="PART", required=True)
   benchmark_input.add(parts)
+  benchmark_step.add(parts)
   return parser
