@@ -33,7 +33,10 @@ _OWN_MISTAKES = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "NOT
 
 
 def join(
-  coordinator: str | None = None, count: int | None = None, index: int | None = None
+  coordinator: str | None = None,
+  count: int | None = None,
+  index: int | None = None,
+  seconds: float = 300,
 ) -> None:
   """Makes this process one of several; before anything else asks JAX for its devices.
 
@@ -42,15 +45,31 @@ def join(
       JAX finds out on TPU pods, under Slurm and under Kubernetes.
     count: Number of processes.
     index: Number of this one, from 0.
+    seconds: How long to wait for the others. Then this process ends, with the status 2: JAX, which
+      waits, could only abort.
 
   Raises:
-    UserError: Nothing is found out, or the others do not come.
+    UserError: Nothing is found out, or the others do not fit.
   """
+
+  def give_up() -> None:
+    print(
+      f"resnet-jax: not all processes came within {seconds:g} s: start as many as --processes "
+      "says, all with the same --coordinator, each with its own --process",
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(2)
+
+  timer = threading.Timer(seconds, give_up)
+  timer.daemon = True
+  timer.start()
   try:
     jax.distributed.initialize(
       coordinator,
       count,
       index,
+      initialization_timeout=round(seconds) + 60,
       heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
       shutdown_timeout_seconds=_HEARTBEAT_SECONDS,
     )
@@ -65,6 +84,8 @@ def join(
       f"the processes did not find each other: {reason}. Start all with the same --coordinator and "
       "--processes, and each with its own --process"
     ) from None
+  finally:
+    timer.cancel()
   if jax.local_device_count() * jax.process_count() != jax.device_count():
     raise UserError(
       f"process {jax.process_index()} has {jax.local_device_count()} of {jax.device_count()} "

@@ -196,3 +196,32 @@ def test_arguments_that_do_not_fit_together_are_named(arguments, words, tmp_path
     cli.main(["train", "--config", "digits", "--workdir", str(tmp_path / "run"), *arguments])
   assert ended.value.code == 2
   assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_waits_for_others_in_vain_ends_with_a_message(index):
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  code = f"from resnet_jax import processes; processes.join({address!r}, 2, {index}, seconds=3)"
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, timeout=SOON, check=False
+  )
+  assert done.returncode == 2
+  assert "not all processes came within 3 s" in done.stderr
+
+
+def test_processes_that_nothing_is_known_of_are_asked_for(tmp_path):
+  code = "from resnet_jax import cli; cli.main()"
+  arguments = ["train", "--config", "digits", "--workdir", str(tmp_path / "run"), "--distributed"]
+  without = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+  done = subprocess.run(
+    [sys.executable, "-c", code, *arguments],
+    env=without | {"JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    timeout=SOON,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert "give --coordinator HOST:PORT --processes N --process I" in done.stderr

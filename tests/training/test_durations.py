@@ -42,6 +42,8 @@ def test_a_duration_is_the_nearest_number_of_steps(duration, batch_size, train_e
     "ten steps",
     "-1 steps",
     "10 minutes",
+    "30 epochs 100 steps",
+    "30 epochs, 64000 steps",
     "10 steps!",
     "nan steps",
   ],
