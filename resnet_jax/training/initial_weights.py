@@ -69,7 +69,7 @@ def read_initial_weights(source: str, reset: Sequence[str], variables: Any) -> I
 
 
 def _random_names(where: str, stored: Layout, wanted: Layout, reset: Sequence[str]) -> set[str]:
-  """The names, on both sides, that are reset; raises a UserError if what is not does not fit."""
+  """The network's names that are reset; raises a UserError unless all others fit."""
   plain = sorted({_plain(name) for name in stored.keys() | wanted.keys()})
   require_fits(plain, reset, "reset")
   random = _reset_names(stored, reset) | _reset_names(wanted, reset)
@@ -93,7 +93,7 @@ def _random_names(where: str, stored: Layout, wanted: Layout, reset: Sequence[st
 
 
 def _reset_names(names: Iterable[str], reset: Sequence[str]) -> set[str]:
-  """Those that fit; and the statistics of each batch norm all of whose parameters do."""
+  """Those that fit a pattern; and the statistics of each norm all of whose parameters do."""
   params = [_plain(name) for name in _of("params", names)]
   trained = {_module(name) for name in params}
   kept = {_module(name) for name in params if not fits(name, reset)}

@@ -42,6 +42,7 @@ def change(config=CONFIG, model=(), **fields):
 
 
 def train(config, workdir, **rest):
+  workdir.mkdir(exist_ok=True)
   claim(workdir, config, ())
   return jax.device_get(fit(build_run(config), workdir, **rest))
 
@@ -57,8 +58,7 @@ def begin(config):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
   """A run of four steps: its workdir and its last state."""
-  workdir = tmp_path_factory.mktemp("source") / "run"
-  workdir.mkdir()
+  workdir = tmp_path_factory.mktemp("source")
   return workdir, train(CONFIG, workdir)
 
 
