@@ -26,6 +26,11 @@ def add(commands: Any) -> None:
     default="last",
     help="which weights: the last, the best by the run's checkpoint.metric, or a step's",
   )
+  parser.add_argument(
+    "--ema",
+    action="store_true",
+    help="the moving average of the weights instead, of a run with ema_decay",
+  )
   parser.add_argument("--split", choices=("validation", "test"), default="validation")
   parser.add_argument("--data-dir", metavar="DIR", help="where the data lies now")
 
@@ -53,11 +58,13 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   splits = run.dataset.splits
   if options.split not in splits:
     raise UserError(f"{run.dataset.name} has no {options.split} split here: {', '.join(splits)}")
-  step, variables = restore_variables(run, options.workdir, options.checkpoint)
+  step, variables = restore_variables(run, options.workdir, options.checkpoint, options.ema)
   print(
     f"{config.model.name} after step {step} of {options.workdir} on the {options.split} split of "
     f"{run.dataset.name}"
   )
+  if options.ema:
+    print(f"average weights (ema_decay {config.ema_decay})")
   evaluator = Evaluator(
     run.model, splits[options.split], config.evaluation_batch_size, run.key, run.parallelize
   )
@@ -69,7 +76,7 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   if options.split == "test":
     try:
       with locked(options.workdir):
-        record_once(options.workdir, step, "test", **values)
+        record_once(options.workdir, step, "test", average=options.ema, **values)
     except UserError as error:
       print(f"not recorded: {error}", file=sys.stderr)
   print(f"{options.split} accuracy: {values['accuracy']:.2%}")

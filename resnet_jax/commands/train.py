@@ -75,15 +75,18 @@ def _train(options: argparse.Namespace, config: Any) -> int:
   from resnet_jax.training.config import changeable
   from resnet_jax.training.dry_run import describe_run
   from resnet_jax.training.loop import fit
-  from resnet_jax.training.restore import require_resumable
+  from resnet_jax.training.restore import require_initial_weights, require_resumable
 
   with processes.together():
     processes.require_equal("config", to_json(config))
     run = build_run(config)
+  start = require_initial_weights(run, options.workdir)
   if options.dry_run:
     described = describe_run(run)
     if processes.is_first():
       print(described)
+      if start:
+        print(f"\nstarts from the {start}")
     return 0
   with contextlib.ExitStack() as stack:
     changed = {}

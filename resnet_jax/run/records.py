@@ -9,6 +9,8 @@ from typing import Any
 from resnet_jax.run.events import Events
 from resnet_jax.run.files import write_whole
 
+_AVERAGE = "ema_"  # what the names of the values of average weights begin with
+
 
 class Records:
   """Appends records of a run.
@@ -54,10 +56,31 @@ def _refusals_named(workdir: pathlib.Path) -> Iterator[None]:
     raise OSError(f"metrics cannot be written to {workdir} ({error.strerror})") from error
 
 
-def record_once(workdir: pathlib.Path, step: int, split: str, **values: Any) -> None:
-  """Adds a record of a finished or stopped run, in the place of an earlier one of the same pair."""
-  records = [r for r in read_records(workdir) if (r["step"], r["split"]) != (step, split)]
-  _write(workdir, [*records, {"step": step, "split": split} | values])
+def record_once(
+  workdir: pathlib.Path, step: int, split: str, average: bool = False, **values: Any
+) -> None:
+  """Adds a record of a finished or stopped run, in the place of an earlier one of the same pair.
+
+  Args:
+    workdir: The run's directory.
+    step: The step.
+    split: The split.
+    average: Whether the values are those of the average weights: then "ema_" is put before their
+      names. What an earlier record has of the other weights stays beside them.
+    **values: The values by name.
+  """
+  if average:
+    values = {f"{_AVERAGE}{name}": value for name, value in values.items()}
+  others: list[dict[str, Any]] = []
+  kept: dict[str, Any] = {}
+  for record in read_records(workdir):
+    if (record["step"], record["split"]) == (step, split):
+      kept = {
+        name: value for name, value in record.items() if name.startswith(_AVERAGE) is not average
+      }
+    else:
+      others.append(record)
+  _write(workdir, [*others, {"step": step, "split": split} | kept | values])
 
 
 def read_records(workdir: pathlib.Path) -> Iterator[dict[str, Any]]:

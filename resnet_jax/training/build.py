@@ -156,11 +156,15 @@ def _check_metrics(config: Config, dataset: Dataset) -> None:
 
 def _check_parameter_names(config: Config, model: models.Network, dataset: Dataset) -> None:
   """Raises a UserError for a pattern that no parameter fits, or if nothing is left to train."""
+  if config.reset and config.init_from is None:
+    raise UserError(
+      f"reset={config.reset} without init_from: every parameter starts at random; leave it out, or "
+      "give the run whose weights the others start from"
+    )
   optimizer, lars = config.optimizer, config.optimizer.lars
   fields = {
     "optimizer.undecayed": optimizer.undecayed,
     "frozen": config.frozen,
-    "reset": config.reset,
   }
   if optimizer.name == "lars" and lars.exclude != LarsConfig().exclude:
     fields["optimizer.lars.exclude"] = lars.exclude

@@ -215,9 +215,10 @@ class Config:
     ema_decay: Weight of the past in an exponential moving average of parameters and batch
       statistics, which is evaluated beside them; it grows to this: after t steps it is at most
       (1 + t) / (10 + t). None for no average.
-    init_from: Directory of another run whose weights this one starts from: DIR, DIR:best or
-      DIR:STEP. None for random ones.
-    reset: Names of parameters, as patterns, that start at random nevertheless: 'head/*'.
+    init_from: Directory of another run whose weights this one starts from: DIR or DIR:last,
+      DIR:best (by that run's checkpoint.metric) or DIR:STEP. None for random ones.
+    reset: Names of parameters, as patterns, that start at random nevertheless: 'head/*'; and of
+      those that only the other run has, which are left out.
     frozen: Names of parameters, as patterns, that are not trained; batch norm's statistics are
       frozen by model.frozen_bn.
     profile: Which steps a profile is taken of.

@@ -11,7 +11,7 @@ from resnet_jax.run.config import to_json
 from resnet_jax.training.build import Run
 from resnet_jax.training.collectives import Collective, collectives_of
 from resnet_jax.training.loop import compile_step, device_batches
-from resnet_jax.training.restore import initial_state
+from resnet_jax.training.restore import random_state
 
 
 def describe_run(run: Run) -> str:
@@ -22,7 +22,7 @@ def describe_run(run: Run) -> str:
   """
   config, split = run.config, run.dataset.splits["train"]
   cost = models.cost(run.model, run.dataset.image_shape)
-  state = initial_state(run)
+  state = random_state(run)
   batches = device_batches(run, 0)
   batch = next(batches)
   batches.close()

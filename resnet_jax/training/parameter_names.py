@@ -48,16 +48,16 @@ def matching(params: Any, patterns: Sequence[str]) -> Any:
   Raises:
     ValueError: The patterns tell scanned blocks apart, which are one parameter.
   """
-  fits = []
+  chosen_leaves = []
   for names in parameter_names(params):
-    chosen = {any(_fits(name, pattern) for pattern in patterns) for name in names}
+    chosen = {fits(name, patterns) for name in names}
     if len(chosen) > 1:
       raise ValueError(
         f"some of {names[0]} to {names[-1]} fit and others do not, but scanned blocks are one "
         "parameter: let the patterns fit all of them, or leave out model.scan"
       )
-    fits.append(chosen.pop())
-  return jax.tree.unflatten(jax.tree.structure(params), fits)
+    chosen_leaves.append(chosen.pop())
+  return jax.tree.unflatten(jax.tree.structure(params), chosen_leaves)
 
 
 def check_patterns(params: Any, patterns: Sequence[str], field: str) -> None:
@@ -71,21 +71,26 @@ def check_patterns(params: Any, patterns: Sequence[str], field: str) -> None:
   Raises:
     UserError: A pattern fits no parameter, or they tell scanned blocks apart.
   """
-  names = [name for several in parameter_names(params) for name in several]
-  for pattern in patterns:
-    if not any(_fits(name, pattern) for name in names):
-      near = difflib.get_close_matches(pattern, names, n=_HINTS, cutoff=0.0)
-      raise UserError(
-        f"{field}: no parameter fits {pattern!r}; the nearest are {', '.join(sorted(near))}"
-      )
+  require_fits([name for names in parameter_names(params) for name in names], patterns, field)
   try:
     matching(params, patterns)
   except ValueError as error:
     raise UserError(f"{field}={tuple(patterns)}: {error}") from None
 
 
-def _fits(name: str, pattern: str) -> bool:
-  return fnmatch.fnmatchcase(name, pattern)
+def require_fits(names: Sequence[str], patterns: Sequence[str], field: str) -> None:
+  """Raises a UserError for a pattern of a config's field that none of the names fits."""
+  for pattern in patterns:
+    if not any(fits(name, (pattern,)) for name in names):
+      near = difflib.get_close_matches(pattern, names, n=_HINTS, cutoff=0.0)
+      raise UserError(
+        f"{field}: no parameter fits {pattern!r}; the nearest are {', '.join(sorted(near))}"
+      )
+
+
+def fits(name: str, patterns: Sequence[str]) -> bool:
+  """Whether a name fits any of the patterns."""
+  return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _names(node: Any, paths: tuple[str, ...]) -> list[tuple[str, ...]]:

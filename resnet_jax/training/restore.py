@@ -4,31 +4,50 @@ A checkpoint holds the layout of a network whose blocks are not scanned, whateve
 run with `model.scan` converts when it restores and when it saves.
 """
 
-import contextlib
 import functools
 import pathlib
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
-from resnet_jax import devices, models
+from resnet_jax import devices, models, processes
 from resnet_jax.errors import UserError
-from resnet_jax.run.checkpoint_folder import NoCheckpointError
-from resnet_jax.run.checkpoints import Checkpoints
+from resnet_jax.run.checkpoint_folder import CheckpointFolder
+from resnet_jax.run.chosen_checkpoint import read_chosen
 from resnet_jax.training.build import Run
+from resnet_jax.training.initial_weights import check_initial_weights, read_initial_weights
 from resnet_jax.training.state import TrainState, create_state
+from resnet_jax.training.weight_source import split_source
 
 T = TypeVar("T")
 
-_ATTEMPTS = 5
-
 
 def initial_state(run: Run) -> TrainState:
-  """The state before the first step, on all devices; the same values with `model.scan` or not."""
-  create = _create(run)
-  # Unrolled blocks take long to compile together; where they are scanned there are many.
-  state = create(run.key) if _scans(run) else jax.jit(create)(run.key)
-  return devices.replicate(from_stored(run, state))
+  """The state before the first step, on all devices; the same values with `model.scan` or not.
+
+  With `init_from` its weights are another run's, which a line says; with several processes all have
+  to call it then.
+
+  Raises:
+    UserError: Those weights are not there, are damaged, or do not fit the network.
+  """
+  config = run.config
+  if config.init_from is None:
+    return random_state(run)
+  loaded = read_initial_weights(config.init_from, config.reset, abstract_state(run).variables)
+  if processes.is_first():
+    print(loaded.words, flush=True)
+  state = _random_stored(run)
+  # The optimizer's state need not know of them: whatever the weights, ours begin at zero.
+  variables = loaded.replace_in(state.variables)
+  average = jax.tree.map(np.array, variables) if config.ema_decay is not None else {}
+  return devices.replicate(from_stored(run, state.replace(**variables, average=average)))
+
+
+def random_state(run: Run) -> TrainState:
+  """`initial_state` if all weights were random, whatever `init_from` says."""
+  return devices.replicate(from_stored(run, _random_stored(run)))
 
 
 def from_stored(run: Run, state: T) -> T:
@@ -57,10 +76,7 @@ def require_resumable(run: Run, workdir: pathlib.Path) -> None:
   folder = workdir / "checkpoints"
   if folder.exists() and not folder.is_dir():
     raise UserError(f"{folder} is not a directory: choose another --workdir")
-  if not folder.exists():
-    return
-  with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-    last = checkpoints.last() or 0
+  last = max(CheckpointFolder(folder).steps(), default=0)
   if last > run.steps:
     raise UserError(
       f"length={run.config.length!r} is {run.steps} steps, but the run in {workdir} has done "
@@ -68,50 +84,76 @@ def require_resumable(run: Run, workdir: pathlib.Path) -> None:
     )
 
 
+def require_initial_weights(run: Run, workdir: pathlib.Path) -> str | None:
+  """Makes sure, before any long work, that the weights which a run starts from fit its network.
+
+  With several processes all have to call it.
+
+  Args:
+    run: The run.
+    workdir: Its directory. If it has a checkpoint the run resumes, and needs no other one's.
+
+  Returns:
+    Where the weights are from, and what starts at random; None if `init_from` plays no part.
+
+  Raises:
+    UserError: They are not there, are damaged, or do not fit the network.
+  """
+  config = run.config
+  if config.init_from is None:
+    return None
+  source, _ = split_source(config.init_from)
+  with processes.together():
+    if source.resolve() == workdir.resolve():
+      raise UserError(f"init_from={config.init_from} is the --workdir itself: choose another one")
+  if processes.from_first(bool(CheckpointFolder(workdir / "checkpoints").steps())):
+    return None
+  return check_initial_weights(config.init_from, config.reset, abstract_state(run).variables)
+
+
 def restore_variables(
-  run: Run, workdir: pathlib.Path, checkpoint: str
+  run: Run, workdir: pathlib.Path, checkpoint: str, average: bool = False
 ) -> tuple[int, dict[str, Any]]:
   """The network's variables from a checkpoint.
 
   Args:
     run: The run that was saved.
     workdir: Its directory.
-    checkpoint: last, best (by the run's validation metric), or a step.
+    checkpoint: last, best (by the run's `checkpoint.metric`), or a step.
+    average: Whether their moving average instead.
 
   Returns:
     The step, and `params` and `batch_stats` on all devices.
 
   Raises:
-    UserError: There is no such checkpoint, it is damaged, or it is of another network.
+    UserError: There is no such checkpoint, it is damaged, or it is of another network; the run has
+      no average.
   """
-  checkpoints = Checkpoints(workdir, metric=run.config.checkpoint.metric, read_only=True)
-  with contextlib.closing(checkpoints):
-    for _ in range(_ATTEMPTS):
-      step = _chosen_step(checkpoints, workdir, checkpoint)
-      try:
-        variables = checkpoints.restore_variables(step, abstract_state(run).variables)
-        return step, from_stored(run, variables)
-      except NoCheckpointError:
-        # A run that is being trained may have deleted it since it was chosen.
-        if checkpoint.isdecimal():
-          raise
-  raise UserError(f"the run in {workdir} saves faster than it can be read: try again")
-
-
-def _chosen_step(checkpoints: Checkpoints, workdir: pathlib.Path, checkpoint: str) -> int:
-  if checkpoint.isdecimal():
-    return int(checkpoint)
-  if checkpoint not in ("last", "best"):
-    raise UserError(f"--checkpoint {checkpoint}: give last, best or the number of a step")
-  step = checkpoints.last() if checkpoint == "last" else checkpoints.best()
-  if step is None:
-    lacks = "checkpoint yet" if checkpoint == "last" else "checkpoint with the validation metric"
-    raise UserError(f"{workdir} has no {lacks}")
-  return step
+  if average and run.config.ema_decay is None:
+    raise UserError(
+      f"the run in {workdir} has no average weights, for it was trained without ema_decay: leave "
+      "out --ema"
+    )
+  state = abstract_state(run)
+  like = {"average": state.average} if average else state.variables
+  step, found = read_chosen(
+    workdir,
+    checkpoint,
+    run.config.checkpoint.metric,
+    lambda checkpoints, step: checkpoints.restore_variables(step, like),
+  )
+  return step, from_stored(run, found["average"] if average else found)
 
 
 def _scans(run: Run) -> bool:
   return getattr(run.model, "scan", False)
+
+
+def _random_stored(run: Run) -> TrainState:
+  """The layout of checkpoints; on one device of each process."""
+  create = _create(run)
+  # Unrolled blocks take long to compile together; where they are scanned there are many.
+  return create(run.key) if _scans(run) else jax.jit(create)(run.key)
 
 
 def _create(run: Run) -> Any:

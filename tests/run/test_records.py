@@ -66,6 +66,16 @@ def test_a_record_that_is_made_again_replaces_the_first(tmp_path):
   assert list(read_records(tmp_path))[-1]["accuracy"] == 0.75
 
 
+def test_a_record_keeps_what_was_measured_with_the_other_weights_and_nothing_else(tmp_path):
+  record_once(tmp_path, 10, "test", accuracy=0.5, unreadable=3)
+  record_once(tmp_path, 10, "test", average=True, accuracy=0.75, unreadable=2)
+  record_once(tmp_path, 10, "test", average=True, accuracy=0.625)
+  kept = {"step": 10, "split": "test", "ema_accuracy": 0.625}
+  assert list(read_records(tmp_path)) == [kept | {"accuracy": 0.5, "unreadable": 3}]
+  record_once(tmp_path, 10, "test", accuracy=0.25)
+  assert list(read_records(tmp_path)) == [kept | {"accuracy": 0.25}]
+
+
 def test_tensorboard_gets_every_value_and_purges_what_a_resumed_run_repeats(tmp_path):
   first = Records(tmp_path, 0)
   first.write(10, "train", loss=1.5)

@@ -66,7 +66,7 @@ CONFIG = Config(
     ({"checkpoint": CheckpointConfig(metric="ema_loss")}, ["ema_loss", "ema_decay", "choose loss"]),
     ({"frozen": ("stem/*", "stage7/*")}, ["frozen", "'stage7/*'", "stage3/"]),
     ({"frozen": ("*",)}, ["frozen", "none is left"]),
-    ({"reset": ("haed/*",)}, ["reset", "'haed/*'", "head/"]),
+    ({"reset": ("head/*",)}, ["reset", "init_from"]),
     ({"optimizer": OptimizerConfig(undecayed=("*/scales",))}, ["optimizer.undecayed", "*/scales"]),
     (
       {"optimizer": OptimizerConfig(name="lars", lars=LarsConfig(exclude=("bias",)))},
