@@ -225,25 +225,30 @@ class Reference:
 
   def __init__(self, settings: Settings, workdir: pathlib.Path):
     self.settings = settings
-    self._durations: dict[str, list[float]] = collections.defaultdict(list)
+    # Of each phase as often as it came: the seconds, and what was saved at their end.
+    self._seen: dict[str, list[tuple[float, int]]] = collections.defaultdict(list)
     begun = since = time.monotonic()
     with Process(settings, workdir) as process:
       last = START_UP
       for now in process.phases():
         if now != last:
-          self._durations[last].append(time.monotonic() - since)
+          self._seen[last].append((time.monotonic() - since, look(workdir).saved))
           last, since = now, time.monotonic()
-      self._durations[last].append(time.monotonic() - since)
+      self._seen[last].append((time.monotonic() - since, settings.length + 1))
       assert process.wait() == 0, process.output()
     self._seconds = time.monotonic() - begun
     self._records, self._best = records(workdir), best_step(workdir)
     self._last = last_checkpoint(workdir)
 
-  def draw(self, generator: np.random.Generator, target: str, often: int = 3) -> Moment:
-    """A random moment of a phase, at one of the first `often` times that it comes."""
-    durations = self._durations[target] or [0.01]
-    time = int(generator.integers(min(often, len(durations)))) + 1
-    return Moment(target, time, generator.uniform(0, np.median(durations)))
+  def draw(
+    self, generator: np.random.Generator, target: str, workdir: pathlib.Path, often: int = 3
+  ) -> Moment:
+    """A random moment of a phase, at one of the next `often` times that it comes."""
+    saved = look(workdir).saved if workdir.exists() else 0
+    seen = self._seen[target] or [(0.01, 0)]
+    ahead = sum(1 for _, after in seen if after > saved)
+    time = int(generator.integers(min(often, max(ahead, 1)))) + 1
+    return Moment(target, time, generator.uniform(0, np.median([seconds for seconds, _ in seen])))
 
   def draw_any(self, generator: np.random.Generator) -> Moment:
     """A random moment between the start and the end of a whole run."""
