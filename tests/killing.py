@@ -248,7 +248,8 @@ class Reference:
     seen = self._seen[target] or [(0.01, 0)]
     ahead = sum(1 for _, after in seen if after > saved)
     time = int(generator.integers(min(often, max(ahead, 1)))) + 1
-    return Moment(target, time, generator.uniform(0, np.median([seconds for seconds, _ in seen])))
+    seconds = generator.choice([seconds for seconds, _ in seen])
+    return Moment(target, time, generator.uniform(0, seconds))
 
   def draw_any(self, generator: np.random.Generator) -> Moment:
     """A random moment between the start and the end of a whole run."""
