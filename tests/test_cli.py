@@ -118,38 +118,6 @@ def test_a_run_leaves_config_environment_metrics_events_and_checkpoints(whole):
   assert all(0 <= r["accuracy"] <= 1 for r in records(whole))
 
 
-KILL_WHEN = {
-  "before the first checkpoint": lambda w: (w / "config.json").exists(),
-  "inside a save": lambda w: list(w.glob("checkpoints/*.tmp")),
-  "after a checkpoint": lambda w: list(w.glob("checkpoints/[0-9]*[0-9]")),
-  "between a record and its checkpoint": lambda w: (
-    (w / "metrics.jsonl").exists() and '"validation"' in (w / "metrics.jsonl").read_text()
-  ),
-}
-
-
-@pytest.mark.parametrize("moment", KILL_WHEN)
-def test_a_run_killed_with_sigkill_goes_on_to_the_same_bits_and_records(moment, whole, tmp_path):
-  process = start("train", "--config", "digits", "--workdir", tmp_path, *SMALL)
-  while process.poll() is None and not KILL_WHEN[moment](tmp_path):
-    time.sleep(0.001)
-  process.kill()
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
-  saved = list(tmp_path.glob("checkpoints/[0-9]*[0-9]"))
-  status, out, err = train(tmp_path)
-  assert status == 0, err
-  assert bool(saved) == ("resumed after step" in out)
-  if moment == "after a checkpoint":
-    assert saved
-  assert records(tmp_path) == records(whole, "trained.jsonl")
-  assert not list(tmp_path.glob("checkpoints/*.tmp"))
-  ours, theirs = last_params(tmp_path), last_params(whole)
-  assert ours.keys() == theirs.keys()
-  for name in ours:
-    np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-
-
 def flip(file: pathlib.Path) -> None:
   content = bytearray(file.read_bytes())
   content[len(content) // 2] ^= 1
@@ -208,18 +176,6 @@ def test_a_foreign_directory_is_refused_and_left_alone(tmp_path, call_here):
   assert (tmp_path / "lock").read_text() == "precious"
   assert (tmp_path / "config.json").read_text() == '{"theirs": 1}'
   assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_sigterm_saves_and_exits_with_75(whole, tmp_path):
-  process = start("train", "--config", "digits", "--workdir", tmp_path, *SMALL)
-  while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text():
-    assert process.poll() is None, process.communicate()
-    time.sleep(0.01)
-  process.send_signal(signal.SIGTERM)
-  _, err = process.communicate(timeout=120)
-  assert process.returncode == 75, err
-  assert train(tmp_path)[0] == 0
-  assert records(tmp_path) == records(whole, "trained.jsonl")
 
 
 def test_evaluate_counts_each_example_and_ends_with_the_accuracy(whole):

@@ -21,8 +21,8 @@ def configure_jax() -> None:
 class Preempted:
   """Whether SIGTERM has come, to this process or to another of the same run.
 
-  A process that is alone knows at once; a second SIGTERM ends it. Several agree, through JAX, on
-  the next step that none of them has begun.
+  A process that is alone knows at once; a second SIGTERM, before all is saved, ends it. Several
+  agree, through JAX, on the next step that none of them has begun.
   """
 
   def __init__(self) -> None:
@@ -41,6 +41,15 @@ class Preempted:
     from jax.experimental.multihost_utils import reached_preemption_sync_point
 
     return reached_preemption_sync_point(step)
+
+  def close(self) -> None:
+    """All is saved: from now on SIGTERM is ignored, so that the exit status says how it ended.
+
+    Python ends with the system's action for SIGTERM in force, and takes seconds to free what JAX
+    holds: one that came meanwhile would make a finished run look like a killed one.
+    """
+    if self._alone:
+      signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
   def _receive(self, signum: int, frame: FrameType | None) -> None:
     del frame

@@ -104,7 +104,9 @@ def _train(options: argparse.Namespace, config: Any) -> int:
         record_environment(options.workdir)
     with processes.together():
       processes.require_shared(options.workdir / "config.json")
-    state = fit(run, options.workdir, Preempted())
+    preempted = Preempted()
+    state = fit(run, options.workdir, preempted)
+    preempted.close()
   if state.step < run.steps:
     if processes.is_first():
       print("resnet-jax: saved after SIGTERM; run the same command to go on", file=sys.stderr)
