@@ -25,8 +25,10 @@ from resnet_jax.errors import UserError
 
 # A process that is silent for so long counts as dead, and ends the others.
 _HEARTBEAT_SECONDS = 30
-# How long a process that ends because of an error may take to put its things away.
-_LEAVE_SECONDS = 15
+# How long a process that ends because of an error may take to put its things away: where another is
+# dead, what waits for it waits in vain; else a checkpoint may still be written.
+_LEAVE_SECONDS = 5
+_WRITE_SECONDS = 120
 _MESSAGE_BYTES = 2000
 # Codes of JAX's errors that say something of this process, not of another.
 _OWN_MISTAKES = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "NOT_FOUND")
@@ -129,7 +131,10 @@ def require_equal(name: str, value: Any) -> None:
     return
   text = json.dumps(value, sort_keys=True)
   if from_first(_hash(text)) != _hash(text):
-    raise UserError(f"its {name} is not that of process 0: start all with the same arguments")
+    raise UserError(
+      f"process {jax.process_index()} has another {name} than process 0: start all with the same "
+      "arguments"
+    )
 
 
 def require_shared(path: pathlib.Path) -> None:
@@ -185,7 +190,8 @@ def leave_in_time(
     print(f"resnet-jax: {describe(error)}", file=sys.stderr, flush=True)
     os._exit(1)
 
-  timer = threading.Timer(_LEAVE_SECONDS, leave)
+  seconds = _LEAVE_SECONDS if _is_of_another(error) else _WRITE_SECONDS
+  timer = threading.Timer(seconds, leave)
   timer.daemon = True
   timer.start()
 
@@ -203,8 +209,12 @@ def describe(error: BaseException) -> str:
 
 def _is_of_another(error: BaseException) -> bool:
   """Whether it is what collectives and JAX's service raise when a process is gone."""
-  code = str(error).partition(":")[0]
-  return isinstance(error, jax.errors.JaxRuntimeError) and code not in _OWN_MISTAKES
+  code, colon, _ = str(error).partition(":")
+  # What waits for an array raises the same text as a ValueError.
+  known = isinstance(error, jax.errors.JaxRuntimeError | ValueError) and colon and code.isupper()
+  if known and code not in _OWN_MISTAKES:
+    return True
+  return error.__context__ is not None and _is_of_another(error.__context__)
 
 
 def _gather(message: str) -> list[str]:

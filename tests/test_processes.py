@@ -171,7 +171,7 @@ def test_a_run_whose_processes_end_in_every_way_goes_on_with_any_devices(alone, 
 @pytest.mark.parametrize(
   ("arguments", "of_second", "words"),
   [
-    ([], ["--config.seed=5"], "config is not that of process 0"),
+    ([], ["--config.seed=5"], "has another config than process 0"),
     (["--config.batch_size=30"], [], "batch_size=30"),
   ],
 )

@@ -13,12 +13,12 @@ import jax
 from resnet_jax import devices
 from resnet_jax.errors import UserError
 from resnet_jax.training.build import Run, build_run
-from resnet_jax.training.config import Config
+from resnet_jax.training.config import Config, ProfileConfig
 from resnet_jax.training.loop import compile_step, device_batches, fit
 from resnet_jax.training.restore import initial_state
 from resnet_jax.training.window import STEPS_IN_FLIGHT
 
-_WARM_UP = 10  # steps before those that are timed
+_WARM_UP = 10  # steps, at least, before those that are timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +52,17 @@ def run_step_benchmark(benchmark: StepBenchmark, say: Callable[[str], None]) -> 
     median of the rounds' shares by which the latter is longer; `images_per_second` in the run.
 
   Raises:
-    UserError: The config is wrong, or the turns are shorter than the distance between checkpoints.
+    UserError: The config is wrong, or a turn holds no checkpoint or does not end with a record.
   """
-  if benchmark.save_every > benchmark.steps or benchmark.log_every > benchmark.steps:
+  if benchmark.save_every > benchmark.steps:
     raise UserError(
-      f"a turn of {benchmark.steps} steps has no record or no checkpoint: give more --steps, or "
-      "less --log-every and --save-every"
+      f"a turn of {benchmark.steps} steps has no checkpoint: give more --steps, or a lower "
+      "--save-every"
+    )
+  if benchmark.steps % benchmark.log_every:
+    raise UserError(
+      f"--steps {benchmark.steps} is no multiple of --log-every {benchmark.log_every}: a turn ends "
+      "with a record"
     )
   run = _run(benchmark)
   say(
@@ -70,7 +75,7 @@ def run_step_benchmark(benchmark: StepBenchmark, say: Callable[[str], None]) -> 
   for number in range(benchmark.rounds):
     alone.append(bare(benchmark.steps))
     with tempfile.TemporaryDirectory(prefix="resnet_jax-benchmark-") as folder:
-      within.append(_in_run(run, pathlib.Path(folder), benchmark.steps))
+      within.append(_in_run(run, pathlib.Path(folder), _warm_up(benchmark), benchmark.steps))
     say(
       f"round {number + 1}: {1e3 * alone[-1]:.2f} ms alone, {1e3 * within[-1]:.2f} ms in a run "
       f"({within[-1] / alone[-1] - 1:+.1%})"
@@ -89,15 +94,23 @@ def run_step_benchmark(benchmark: StepBenchmark, say: Callable[[str], None]) -> 
   }
 
 
+def _warm_up(benchmark: StepBenchmark) -> int:
+  """Steps before those that are timed: up to a record, for which the host waits for all of them."""
+  return -(-_WARM_UP // benchmark.log_every) * benchmark.log_every
+
+
 def _run(benchmark: StepBenchmark) -> Run:
   """The config's run with the benchmark's durations; it is stopped before it evaluates."""
-  config = benchmark.config
-  end = f"{2 * (benchmark.steps + _WARM_UP)} steps"
+  config, needed = benchmark.config, 2 * (benchmark.steps + _warm_up(benchmark))
+  run = build_run(config)
   return build_run(
     dataclasses.replace(
       config,
-      length=end,
-      evaluate_every=end,
+      # Its schedule is that of the whole run, which is stopped.
+      length=config.length if run.steps >= needed else f"{needed} steps",
+      evaluate_every=f"{needed} steps",
+      profile=ProfileConfig(),
+      wandb_project=None,
       log_every=f"{benchmark.log_every} steps",
       checkpoint=dataclasses.replace(config.checkpoint, every=f"{benchmark.save_every} steps"),
     )
@@ -131,13 +144,13 @@ class _Bare:
     return seconds / steps
 
 
-def _in_run(run: Run, workdir: pathlib.Path, steps: int) -> float:
+def _in_run(run: Run, workdir: pathlib.Path, warm_up: int, steps: int) -> float:
   """Seconds a step within a whole run, records and checkpoints included."""
   times: dict[int, float] = {}
 
   def stop(step: int) -> bool:
     times[step] = time.monotonic()
-    return step == _WARM_UP + steps
+    return step == warm_up + steps
 
   fit(run, workdir, should_stop=stop)
-  return (times[_WARM_UP + steps] - times[_WARM_UP]) / steps
+  return (times[warm_up + steps] - times[warm_up]) / steps

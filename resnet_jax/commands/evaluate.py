@@ -65,6 +65,8 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   )
   if options.ema:
     print(f"average weights (ema_decay {config.ema_decay})")
+  elif config.ema_decay is not None:
+    print("weights as trained, not their average (--ema)")
   evaluator = Evaluator(
     run.model, splits[options.split], config.evaluation_batch_size, run.key, run.parallelize
   )

@@ -2,6 +2,7 @@
 
 import pathlib
 import signal
+import sys
 from types import FrameType
 
 EXIT_USER_ERROR = 2
@@ -22,17 +23,22 @@ class Preempted:
   """Whether SIGTERM has come, to this process or to another of the same run.
 
   A process that is alone knows at once; a second SIGTERM, before all is saved, ends it. Several
-  agree, through JAX, on the next step that none of them has begun.
+  agree, through JAX, on the next step that none of them has begun. Before the training there is
+  nothing to save: then SIGTERM ends the command, with the same status.
   """
 
   def __init__(self) -> None:
-    """Begins to listen; in one of several processes JAX does already."""
+    """Begins to listen."""
+    self._alone = True
+    self._training = self._received = False
+    signal.signal(signal.SIGTERM, self._receive)
+
+  def begin(self) -> None:
+    """From now on a run is to be saved; to be called once processes have joined."""
     import jax
 
-    self._alone = jax.process_count() == 1
-    self._received = False
-    if self._alone:
-      signal.signal(signal.SIGTERM, self._receive)
+    # In one of several processes JAX listens instead.
+    self._alone, self._training = jax.process_count() == 1, True
 
   def __call__(self, step: int) -> bool:
     """Whether to save and end after `step`; several processes ask after every step."""
@@ -53,5 +59,7 @@ class Preempted:
 
   def _receive(self, signum: int, frame: FrameType | None) -> None:
     del frame
+    if not self._training:
+      sys.exit(EXIT_PREEMPTED)
     self._received = True
     signal.signal(signum, signal.SIG_DFL)

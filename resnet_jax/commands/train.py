@@ -53,6 +53,7 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
     print()
   elif not options.config or not options.workdir:
     options.parser.error("--config and --workdir are required")
+  preempted = Preempted()
   configure_jax()
   from resnet_jax.run.config import load_config, override_config
   from resnet_jax.training.config import Config
@@ -62,14 +63,15 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   from resnet_jax.processes import ends_all
 
   with ends_all():
-    return _train(options, config)
+    return _train(options, config, preempted)
 
 
-def _train(options: argparse.Namespace, config: Any) -> int:
+def _train(options: argparse.Namespace, config: Any, preempted: Preempted) -> int:
   from resnet_jax import processes
   from resnet_jax.run.config import to_json
   from resnet_jax.run.environment import record_environment
   from resnet_jax.run.lock import locked
+  from resnet_jax.run.wandb import require_wandb
   from resnet_jax.run.workdir import check_claim, claim
   from resnet_jax.training.build import build_run
   from resnet_jax.training.config import changeable
@@ -81,6 +83,12 @@ def _train(options: argparse.Namespace, config: Any) -> int:
     processes.require_equal("config", to_json(config))
     run = build_run(config)
   start = require_initial_weights(run, options.workdir)
+  changed = {}
+  with processes.together():
+    if processes.is_first():
+      changed = check_claim(options.workdir, config, changeable(config))
+  with processes.together():
+    require_resumable(run, options.workdir)
   if options.dry_run:
     described = describe_run(run)
     if processes.is_first():
@@ -89,14 +97,10 @@ def _train(options: argparse.Namespace, config: Any) -> int:
         print(f"\nstarts from the {start}")
     return 0
   with contextlib.ExitStack() as stack:
-    changed = {}
     with processes.together():
       if processes.is_first():
-        changed = check_claim(options.workdir, config, changeable(config))
-    with processes.together():
-      require_resumable(run, options.workdir)
-    with processes.together():
-      if processes.is_first():
+        if config.wandb_project:
+          require_wandb()
         stack.enter_context(locked(options.workdir))
         claim(options.workdir, config, changeable(config))
         for name, (before, after) in changed.items():
@@ -104,7 +108,7 @@ def _train(options: argparse.Namespace, config: Any) -> int:
         record_environment(options.workdir)
     with processes.together():
       processes.require_shared(options.workdir / "config.json")
-    preempted = Preempted()
+    preempted.begin()
     state = fit(run, options.workdir, preempted)
     preempted.close()
   if state.step < run.steps:

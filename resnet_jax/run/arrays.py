@@ -98,7 +98,8 @@ def describe_differences(
     A text without a full stop, or None if they do not differ.
   """
   found = []
-  for name in sorted(stored.keys() | wanted.keys()):
+  names = stored.keys() | wanted.keys()
+  for name in sorted(names, key=lambda name: (name.split("/")[0] != "params", name)):
     if name not in stored:
       found.append(f"{name} is missing")
     elif name not in wanted:

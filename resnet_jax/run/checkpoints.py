@@ -35,7 +35,8 @@ class Checkpoints:
   """The checkpoints of one run: the last few, and the best by a validation metric.
 
   With several processes, which share the directory, all of them have to call every method but
-  `steps`, in the same order. The first one looks for damage, and writes all but the arrays.
+  `steps` and `close`, in the same order. The first one looks for damage, and writes all but the
+  arrays.
   """
 
   def __init__(
@@ -170,9 +171,13 @@ class Checkpoints:
       raise SaveError(failure)
 
   def close(self) -> None:
-    """Waits and frees what Orbax holds; a save that failed is said on standard error."""
-    if failure := self._finish():
-      _say(failure)
+    """Waits and frees what Orbax holds; a save that failed is said on standard error.
+
+    Alone of all methods it asks no other process: it may be an error that ends this one.
+    """
+    self._join()
+    if self._failure:
+      _say(self._failure)
     self._arrays.close()
 
   def _make_room(self, step: int) -> bool:
@@ -210,14 +215,18 @@ class Checkpoints:
 
   def _finish(self) -> str | None:
     """Waits for the save under way; what went wrong with the last one, if that is not said yet."""
-    if self._writer is not None:
-      self._writer.join()
-      self._writer = None
+    self._join()
     failure, self._failure = self._failure, None
     # The first process renames, so it knows whether there is a checkpoint.
     if not from_first(failure is not None):
       return None
     return failure or "a checkpoint could not be saved: the first process says why"
+
+  def _join(self) -> None:
+    """Waits for the save under way."""
+    if self._writer is not None:
+      self._writer.join()
+      self._writer = None
 
   def _pass_over_damage(self) -> int | None:
     step, damages = self._folder.newest_whole()

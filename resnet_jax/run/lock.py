@@ -91,6 +91,10 @@ def _beating(file: io.FileIO, beat_seconds: float) -> Iterator[None]:
     while not ended.wait(beat_seconds):
       # A beat that a full or slow disk swallows is no reason to end a run.
       with contextlib.suppress(OSError):
+        other = _holder(os.pread(file.fileno(), 4096, 0))
+        if other and any(other[name] != value for name, value in holder.items()):
+          _say(f"{_words(other)} has taken over the workdir from this process, which was silent")
+          os._exit(1)  # At once: nothing more may be written there.
         write()
 
   thread = threading.Thread(target=beat, daemon=True)

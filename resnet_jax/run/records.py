@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -40,6 +41,15 @@ class Records:
       while left:  # An almost full disk takes a part.
         left = left[self._file.write(left) :]
       self._events.write(step, split, values)
+
+  def sync(self) -> None:
+    """Returns once the records are on disk.
+
+    Raises:
+      OSError: They could not be written.
+    """
+    with _refusals_named(self._workdir):
+      os.fsync(self._file.fileno())
 
   def close(self) -> None:
     """Closes the files."""

@@ -33,6 +33,7 @@ class WandbRecords:
       project: Name of the project.
       config: The run's config, of what JSON can hold.
     """
+    require_wandb()
     import wandb
 
     path = workdir / "wandb_id"
@@ -51,6 +52,9 @@ class WandbRecords:
   def write(self, step: int, split: str, **values: Any) -> None:
     """One record of a split after `step` steps."""
     self._run.log({"step": step} | {f"{split}/{name}": value for name, value in values.items()})
+
+  def sync(self) -> None:
+    """Nothing: they are sent when the network has time."""
 
   def close(self) -> None:
     """Sends what is left; waits for it."""

@@ -14,8 +14,7 @@ from resnet_jax.data.dataset import Dataset
 from resnet_jax.data.sources import open_dataset
 from resnet_jax.errors import UserError
 from resnet_jax.run.config import check_config
-from resnet_jax.run.wandb import require_wandb
-from resnet_jax.training.config import Config, LarsConfig
+from resnet_jax.training.config import CheckpointConfig, Config, LarsConfig
 from resnet_jax.training.durations import parse_steps
 from resnet_jax.training.learning_rate import LearningRate, make_learning_rate
 from resnet_jax.training.optimizers import make_optimizer
@@ -77,8 +76,6 @@ def build_run(config: Config, trains: bool = True) -> Run:
     UserError: Something in the config is wrong, or its data is not there; the message names it.
   """
   check_config(config)
-  if config.wandb_project:
-    require_wandb()
   dataset = open_dataset(config.data, config.seed)
   _check_metrics(config, dataset)
 
@@ -92,19 +89,24 @@ def build_run(config: Config, trains: bool = True) -> Run:
   _check_parameter_names(config, model, dataset)
   if trains:
     _check_batch(config, model)
+  length, profile_start = steps("length", config.length), None
+  if config.profile.start is not None:
+    profile_start = steps("profile.start", config.profile.start)
+    if trains and profile_start >= length:
+      raise UserError(
+        f"profile.start={config.profile.start!r}: the run is over after {length} steps"
+      )
   return Run(
     config=config,
     dataset=dataset,
     model=model,
     optimizer=optimizer,
     learning_rate=learning_rate,
-    steps=steps("length", config.length),
+    steps=length,
     log_every=steps("log_every", config.log_every),
     evaluate_every=steps("evaluate_every", config.evaluate_every),
     checkpoint_every=steps("checkpoint.every", config.checkpoint.every),
-    profile_start=None
-    if config.profile.start is None
-    else steps("profile.start", config.profile.start),
+    profile_start=profile_start,
   )
 
 
@@ -146,6 +148,11 @@ def _check_metrics(config: Config, dataset: Dataset) -> None:
     raise UserError(
       f"checkpoint.metric={metric!r} is of average weights, and there are none: set ema_decay, or "
       f"choose {metric.removeprefix('ema_')}"
+    )
+  if "validation" not in dataset.splits and metric != CheckpointConfig().metric:
+    raise UserError(
+      f"checkpoint.metric={metric!r}: {dataset.name} has no validation split; set data.held_out, "
+      "or leave it out"
     )
   if config.schedule.kind == "plateau" and "validation" not in dataset.splits:
     raise UserError(

@@ -39,6 +39,8 @@ def describe_run(run: Run) -> str:
     count = math.ceil(run.steps / run.evaluate_every)
     evaluations = f"{count:,}, every {run.evaluate_every:,} steps"
   share = config.batch_size // jax.device_count()
+  keep = config.checkpoint
+  best = f" and the {keep.keep_best} best by {keep.metric}" if keep.keep_best else ""
   rows = {
     "model": f"{config.model.name}, {cost.params:,} parameters, {cost.macs:,} multiply-adds a view",
     "data": f"{run.dataset.name}, " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()),
@@ -48,7 +50,7 @@ def describe_run(run: Run) -> str:
     "length": f"{run.steps:,} steps, {examples:,} examples, {examples / split.size:.1f} epochs",
     "learning rate": run.learning_rate.words,
     "evaluations": evaluations,
-    "checkpoint": f"{_size(saved)}, the last {config.checkpoint.keep} and the best are kept",
+    "checkpoint": f"{_size(saved)}, kept are the last {config.checkpoint.keep}{best}",
     "memory a device": f"{_size(memory.argument_size_in_bytes)} state and data, "
     f"{_size(memory.temp_size_in_bytes)} temporary",
   }

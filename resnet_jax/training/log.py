@@ -57,6 +57,11 @@ class Log:
     if self._progress:
       self._progress.evaluation(step, split, values)
 
+  def sync(self) -> None:
+    """Returns once the records are on disk: a checkpoint promises those before it."""
+    for records in self._records:
+      records.sync()
+
   def close(self) -> None:
     """Closes the files."""
     self._stack.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_jax import devices
 from resnet_jax.data.dataset import fingerprint, require_same_data
@@ -63,7 +64,7 @@ def fit(
     constants, key = devices.replicate((run.dataset.splits["train"].constants, run.key))
     train_step = compile_step(run)
     validate, observe = make_validation(run), make_plateau_rule(run)
-    save = _saver(run, checkpoints, window)
+    save = _saver(run, checkpoints, window, log)
     profile = Profile(workdir / "profile", run.profile_start, run.config.profile.steps)
     stack.callback(profile.close)
     batches = device_batches(run, step)
@@ -74,12 +75,13 @@ def fit(
 
     while step < run.steps:
       batch = next(batches)
-      profile.before(step)
+      if profile.turns(step):
+        with window.pause():
+          profile.turn()
       with jax.profiler.StepTraceAnnotation("train", step_num=step):
         state, sums = train_step(state, constants, batch, key)
       step += 1
       window.add(sums)
-      profile.after(step, sums.loss)
       log.advance()
       ends = step == run.steps
       if ends or step % run.log_every == 0:
@@ -87,8 +89,11 @@ def fit(
       metrics = None
       if validate and (ends or step % run.evaluate_every == 0):
         with window.pause():
+          _require_no_divergence(jax.device_get(state.diverged))
           metrics = validate(state)
-        _require_finite(metrics["loss"], step)
+        for name, value in metrics.items():
+          if not math.isfinite(value):
+            raise _diverged(f"the validation {name.replace('_', ' ')}", step)
         log.evaluation(step, "validation", metrics)
         # Not after the one at the end of a run, which a longer run would not have there.
         if step % run.evaluate_every == 0:
@@ -113,14 +118,18 @@ def _start(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState, Window]
 
 
 def _saver(
-  run: Run, checkpoints: Checkpoints, window: Window
+  run: Run, checkpoints: Checkpoints, window: Window, log: Log
 ) -> Callable[[int, TrainState, dict[str, float] | None], None]:
   """`save(step, state, metrics)`: refuses a state that is not finite, so the one before stays."""
   data, largest = fingerprint(run.dataset), jax.jit(_largest)
 
   def save(step: int, state: TrainState, metrics: dict[str, float] | None) -> None:
-    _require_finite(float(jax.device_get(largest(state))), step)
     with window.pause():
+      first, greatest = jax.device_get((state.diverged, largest(state)))
+      _require_no_divergence(first)
+      if not math.isfinite(greatest):
+        raise _diverged("a statistic or the optimizer's state", step)
+      log.sync()
       rest = {
         "config": to_json(run.config),
         "position": step * run.config.batch_size,
@@ -160,10 +169,13 @@ def device_batches(run: Run, step: int) -> Generator[dict[str, jax.Array], None,
 def _training_values(run: Run, state: TrainState, window: Window, step: int) -> dict[str, float]:
   """What a record of the training says; the window begins anew."""
   values, steps_per_second = window.close()
-  _require_finite(values["loss"], step)
+  if not values["examples"]:
+    raise UserError(f"none of the training examples before step {step} could be read")
+  rate, first = jax.device_get((last_rate(state.opt_state), state.diverged))
+  _require_no_divergence(first)
   if steps_per_second:
     values["images_per_second"] = steps_per_second * run.config.batch_size
-  values["learning_rate"] = float(jax.device_get(last_rate(state.opt_state)))
+  values["learning_rate"] = float(rate)
   if memory := devices.peak_memory():
     values["peak_memory_bytes"] = memory
   return values
@@ -175,10 +187,15 @@ def _largest(state: TrainState) -> jax.Array:
   return jnp.stack([jnp.abs(leaf).max().astype(float) for leaf in leaves if leaf.size]).max()
 
 
-def _require_finite(value: float, step: int) -> None:
-  if not math.isfinite(value):
-    raise UserError(
-      f"training diverged by step {step}: the loss, a parameter or the optimizer is not finite; "
-      "checkpoints before it are kept. Try a lower --config.optimizer.learning_rate in a new "
-      "--workdir"
-    )
+def _require_no_divergence(first: np.ndarray) -> None:
+  """Raises a UserError unless the state has seen finite numbers alone."""
+  if first:
+    raise _diverged("the loss or a parameter", int(first))
+
+
+def _diverged(what: str, step: int) -> UserError:
+  """What ends a run whose numbers are no longer finite."""
+  return UserError(
+    f"training diverged at step {step}: {what} is not finite; checkpoints before it are kept. Try "
+    "a lower --config.optimizer.learning_rate in a new --workdir"
+  )

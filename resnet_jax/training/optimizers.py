@@ -87,6 +87,8 @@ def check_settings(config: OptimizerConfig) -> None:
         f"optimizer.{path}={value} means nothing to optimizer.name={config.name!r}: leave it out, "
         "or choose another optimizer"
       )
+  if config.nesterov and not config.momentum:
+    raise UserError("optimizer.nesterov=True looks ahead by the momentum, which is 0: set one")
   if config.name == "adamw" and config.weight_decay_form == "l2":
     raise UserError("optimizer.weight_decay_form='l2': AdamW's is decoupled; leave it out")
   if config.name == "lars" and config.weight_decay_form == "decoupled":

@@ -20,17 +20,17 @@ class Profile:
     self._window = range(0) if start is None else range(start, start + steps)
     self._running = False
 
-  def before(self, step: int) -> None:
-    """To be called before the step that follows `step` steps; begins the trace where it is due."""
-    if not self._running and step in self._window:
+  def turns(self, step: int) -> bool:
+    """Whether the trace begins or ends before the step that follows `step` steps."""
+    return self._running != (step in self._window)
+
+  def turn(self) -> None:
+    """Begins the trace, or ends it; no step should be under way."""
+    if self._running:
+      self.close()
+    else:
       jax.profiler.start_trace(str(self._folder))
       self._running = True
-
-  def after(self, step: int, result: jax.Array) -> None:
-    """To be called after `step` steps; ends the trace with the window, and waits for `result`."""
-    if self._running and step not in self._window:
-      jax.block_until_ready(result)
-      self.close()
 
   def close(self) -> None:
     """Ends the trace if one is being taken."""

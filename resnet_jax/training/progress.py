@@ -44,9 +44,12 @@ class Progress:
 
   def evaluation(self, step: int, split: str, values: dict[str, float]) -> None:
     """Shows the result of an evaluation."""
+    average = ""
+    if "ema_accuracy" in values:
+      average = f" (average weights {values['ema_accuracy']:.2%})"
     self.say(
       f"step {step}/{self._steps}  {split} loss {values['loss']:.4f}  accuracy "
-      f"{values['accuracy']:.2%}  of {values['examples']:,} images"
+      f"{values['accuracy']:.2%}{average}  of {values['examples']:,} images"
     )
 
   def say(self, line: str) -> None:

@@ -19,6 +19,8 @@ class TrainState(flax.struct.PyTreeNode):
     params: Parameters of the network.
     batch_stats: Running statistics of its batch norms, {} if it has none.
     opt_state: State of the optimizer.
+    diverged: Number of the first step whose loss or result was not finite, int32 scalar; 0 while
+      there is none.
     average: Moving average of `variables`; {} if the run has none.
   """
 
@@ -26,6 +28,7 @@ class TrainState(flax.struct.PyTreeNode):
   params: Any
   batch_stats: Any
   opt_state: optax.OptState
+  diverged: Any = flax.struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
   average: Any = flax.struct.field(default_factory=dict)
 
   @property

@@ -53,8 +53,8 @@ def make_step(
   A network with dropout draws by key, step, device and part, so that with other devices it draws
   others.
 
-  Devices exchange one thing, once: the gradient, with the sums beside it. Batch norms over groups
-  that span devices exchange their statistics besides.
+  Devices exchange the gradient, with the sums beside it, in one collective. Batch norms exchange
+  their statistics besides.
 
   Args:
     view: What the network is shown: `view(constants, batch, key)` -> images, labels.
@@ -113,6 +113,15 @@ def make_step(
   def step(
     state: TrainState, constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
   ) -> tuple[TrainState, MetricSums]:
+    if (ema_decay is None) != (not jax.tree.leaves(state.average)):
+      raise ValueError(
+        f"ema_decay={ema_decay}, and the state has {'an' if state.average else 'no'} average: "
+        "create_state(averages=True) goes with ema_decay"
+      )
+    if len(batch["weight"]) % accumulate:
+      raise ValueError(
+        f"accumulate={accumulate}: {len(batch['weight'])} examples do not divide into so many parts"
+      )
     devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     size = len(batch["weight"]) * devices
 
@@ -130,11 +139,15 @@ def make_step(
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, error=error)
     params = optax.apply_updates(state.params, updates)
     batch_stats = jax.tree.map(lambda leaf: leaf / accumulate, whole.batch_stats)
+    finite = jnp.isfinite(sums.loss)
+    for leaf in jax.tree.leaves(params):
+      finite &= jnp.isfinite(jnp.abs(leaf).max())
     return TrainState(
       step=state.step + 1,
       params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
+      diverged=jnp.where((state.diverged > 0) | finite, state.diverged, state.step + 1),
       average=advance_average(
         state.average, {"params": params, "batch_stats": batch_stats}, state.step, ema_decay
       ),

@@ -115,10 +115,11 @@ def test_devices_that_tell_no_memory_have_no_peak():
   assert devices.peak_memory() == 0
 
 
-def test_wandb_that_is_not_installed_is_said_before_anything_runs(monkeypatch):
+def test_wandb_that_is_not_installed_is_said_before_anything_runs(monkeypatch, tmp_path):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match=r'pip install "resnet_jax\[wandb\]"'):
-    build_run(dataclasses.replace(CONFIG, wandb_project="residual"))
+    fit(build_run(dataclasses.replace(CONFIG, wandb_project="residual")), tmp_path)
+  assert not records(tmp_path, "train")
 
 
 def test_a_run_at_wandb_is_the_same_one_after_a_restart(monkeypatch, tmp_path):
