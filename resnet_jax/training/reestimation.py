@@ -84,6 +84,7 @@ def reestimate_run(
     average = {**state.average, "batch_stats": statistics(state.average)}
     state = state.replace(average=average)
   done = Reestimation(str(workdir), step, batches * batch_size, batch_size, config.bn_group)
+  output.mkdir(parents=True, exist_ok=True)
   claim(output, config, ())
   write_json(output / _FILE, to_json(done))
   with contextlib.closing(Checkpoints(output)) as checkpoints:
