@@ -225,6 +225,12 @@ def test_a_re_estimated_run_differs_in_its_batch_statistics_alone(digits_run, tm
   status, _, err = call("reestimate-bn", *arguments)
   assert (status, len(err.splitlines())) == (2, 1)
   assert "is there already: choose a new directory" in err
+  # It is a run like any other, and trained on it has moving averages again.
+  fit(build_run(dataclasses.replace(CONFIG, ema_decay=0.5, length="8 steps")), new)
+  (member,) = evaluated(call, "--workdir", new)["members"]
+  assert (member["step"], member["batch_statistics"]) == (8, "training")
+  (member,) = evaluated(call, "--workdir", new, "--checkpoint", "6")["members"]
+  assert member["batch_statistics"]["examples"] == 128
 
 
 def chosen(workdir):

@@ -99,7 +99,7 @@ def open_member(
   protocol = resolve(protocol, run.dataset, splits[split], config.data.streaming)
   step, variables = restore_variables(run, workdir, checkpoint, average)
   _check_crop(run, protocol, variables)
-  reestimation = read_reestimation(workdir)
+  reestimation = read_reestimation(workdir, step)
   return Member(
     run, workdir, checkpoint, step, average, reestimation, splits[split], protocol, variables
   )

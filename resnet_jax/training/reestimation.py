@@ -94,9 +94,11 @@ def reestimate_run(
   return done
 
 
-def read_reestimation(workdir: pathlib.Path) -> Reestimation | None:
-  """How a run's batch statistics were re-estimated; None if they are its training's own."""
+def read_reestimation(workdir: pathlib.Path, step: int) -> Reestimation | None:
+  """How a checkpoint's batch statistics were re-estimated; None if they are its training's own."""
   try:
-    return from_json(json.loads((workdir / _FILE).read_text()), Reestimation)
+    found = from_json(json.loads((workdir / _FILE).read_text()), Reestimation)
   except FileNotFoundError:
     return None
+  # A run that was trained on from there has moving averages again.
+  return found if found.step == step else None
