@@ -57,8 +57,8 @@ def digits_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures_run(tmp_path_factory):
-  """A run on a folder of pictures of several shapes."""
+def pictures(tmp_path_factory):
+  """A folder of pictures of several shapes, prepared."""
   import PIL.Image
 
   from resnet_jax.data.prepare import prepare
@@ -75,8 +75,13 @@ def pictures_run(tmp_path_factory):
   streaming = StreamingConfig(
     image_size=24, short_side_min=26, short_side_max=30, short_side_evaluation=26, decode_threads=1
   )
-  data = DataConfig("folder", data_dir=str(root), streaming=streaming)
-  return finished(tmp_path_factory.mktemp("run"), data=data, batch_size=8, length="2 steps")
+  return DataConfig("folder", data_dir=str(root), streaming=streaming)
+
+
+@pytest.fixture(scope="module")
+def pictures_run(pictures, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("run")
+  return finished(workdir, data=pictures, batch_size=8, length="2 steps")
 
 
 def evaluated(call, *arguments):
@@ -177,10 +182,15 @@ def test_what_makes_no_sense_is_refused(digits_run, call, arguments, words):
   assert "Traceback" not in err
 
 
-def test_a_crop_too_small_for_the_network_is_refused(pictures_run, call):
+def test_a_crop_that_does_not_fit_is_refused(pictures, pictures_run, tmp_path, call):
   status, _, err = call("evaluate", "--workdir", pictures_run, "--crop", "100")
   assert status == 2
   assert "a view of 100 pixels does not fit a short side of 26" in err
+  model = ModelConfig("resnet20", {"stage_sizes": (1,), "width": 4, "head": "flatten"})
+  flat = finished(tmp_path / "flat", data=pictures, model=model, batch_size=8, length="1 steps")
+  status, _, err = call("evaluate", "--workdir", flat, "--crop", "20")
+  assert (status, len(err.splitlines())) == (2, 1)
+  assert "--crop 20: views of this size do not fit the network" in err
 
 
 def test_another_protocol_s_test_result_is_not_that_of_the_records(tmp_path, digits_run, call):

@@ -127,34 +127,39 @@ def make_passes(
   """
   if protocol.crop is None or protocol.short_sides is None:
     return [_pass(split, model, batch_size)]
-  share = batch_size * (own.image_size / protocol.crop) ** 2
+  # In pixels, of which memory is a multiple.
+  pixels = batch_size * own.image_size**2
   if protocol.name == "dense":
-    # Of other sizes than the mean image: from all of them its colour is subtracted.
-    mean = np.asarray(split.constants["mean"])
-    constants = {"mean": mean.mean((0, 1)) if mean.ndim > 1 else mean}
-    pixels = batch_size * own.image_size**2 / 2
-
-    def examples(height: int, width: int) -> int:
-      return _whole_batch(pixels / (height * width))
-
     return [
-      Pass(
-        name=split.name,
-        size=split.size,
-        batches=functools.partial(
-          whole_image_batches, split, short_side, protocol.quantum or QUANTUM, examples
-        ),
-        constants=constants,
-        view=plain_view,
-        score=dense_scorer(model, protocol.crop),
-      )
-      for short_side in protocol.short_sides
+      _dense_pass(split, model, protocol, short_side, pixels) for short_side in protocol.short_sides
     ]
   (short_side,) = protocol.short_sides
   settings = dataclasses.replace(own, image_size=protocol.crop, short_side_evaluation=short_side)
+  views = pixels / protocol.crop**2
   if protocol.name == "ten_crop":
-    return [_pass(ten_crops(split, settings), model, share / 10)]
-  return [_pass(center_crops(split, settings), model, share)]
+    return [_pass(ten_crops(split, settings), model, views / 10)]
+  return [_pass(center_crops(split, settings), model, views)]
+
+
+def _dense_pass(
+  split: Split, model: Network, protocol: Protocol, short_side: int, pixels: float
+) -> Pass:
+  # Of other sizes than the mean image: from all of them its colour is subtracted.
+  mean = np.asarray(split.constants["mean"])
+  constants = {"mean": mean.mean((0, 1)) if mean.ndim > 1 else mean}
+
+  def batch_size(height: int, width: int) -> int:
+    return _whole_batch(pixels / (2 * height * width))  # Each image twice, once mirrored.
+
+  quantum = protocol.quantum or QUANTUM
+  return Pass(
+    name=split.name,
+    size=split.size,
+    batches=functools.partial(whole_image_batches, split, short_side, quantum, batch_size),
+    constants=constants,
+    view=plain_view,
+    score=dense_scorer(model, protocol.crop or PAPER_VIEW),
+  )
 
 
 def _pass(split: Split, model: Network, batch_size: float) -> Pass:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import tqdm
+from flax.errors import FlaxError
 
 from resnet_jax.data.dataset import Split
 from resnet_jax.errors import UserError
@@ -113,6 +114,8 @@ def _check_crop(run: Run, protocol: Protocol, variables: Any) -> None:
   images = jax.ShapeDtypeStruct((1, crop, crop, run.dataset.image_shape[-1]), jnp.float32)
   try:
     jax.eval_shape(run.model.apply, variables, images)
-  except (ValueError, TypeError) as error:
-    reason = str(error).splitlines()[0]
-    raise UserError(f"--crop {crop} does not fit {run.config.model.name}: {reason}") from None
+  except (ValueError, TypeError, FlaxError) as error:
+    raise UserError(
+      f"--crop {crop}: views of this size do not fit the network ({str(error).splitlines()[0]}): "
+      "choose another, or that of the training"
+    ) from None
