@@ -14,13 +14,6 @@ import numpy as np
 
 from resnet_jax.data.config import StreamingConfig
 from resnet_jax.data.dataset import Dataset, Split
-from resnet_jax.data.decoded_examples import DecodedExamples
-from resnet_jax.data.evaluation_views import (
-  center_crops,
-  plain_view,
-  ten_crops,
-  whole_image_batches,
-)
 from resnet_jax.data.feed import evaluation_batches
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.scores import Pass, dense_scorer, view_scorer
@@ -83,6 +76,9 @@ def resolve(protocol: Protocol, dataset: Dataset, split: Split, own: StreamingCo
   Raises:
     UserError: The data set or the network cannot be tested so.
   """
+  # Loaded where it is needed: OpenCV, which decodes, changes the process's search paths.
+  from resnet_jax.data.decoded_examples import DecodedExamples
+
   if not isinstance(split.fetch, DecodedExamples):
     if not protocol.is_the_runs_own:
       height, width, _ = dataset.image_shape
@@ -127,6 +123,8 @@ def make_passes(
   """
   if protocol.crop is None or protocol.short_sides is None:
     return [_pass(split, model, batch_size)]
+  from resnet_jax.data.evaluation_views import center_crops, ten_crops
+
   # In pixels, of which memory is a multiple.
   pixels = batch_size * own.image_size**2
   if protocol.name == "dense":
@@ -144,6 +142,8 @@ def make_passes(
 def _dense_pass(
   split: Split, model: Network, protocol: Protocol, short_side: int, pixels: float
 ) -> Pass:
+  from resnet_jax.data.evaluation_views import plain_view, whole_image_batches
+
   # Of other sizes than the mean image: from all of them its colour is subtracted.
   mean = np.asarray(split.constants["mean"])
   constants = {"mean": mean.mean((0, 1)) if mean.ndim > 1 else mean}
