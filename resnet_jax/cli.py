@@ -13,6 +13,7 @@ from resnet_jax.commands import (
   evaluate,
   models,
   prepare,
+  reestimate_bn,
   report,
   train,
 )
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--version", action="version", version=f"resnet_jax {__version__}")
   commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-  for command in (train, evaluate, models, prepare, report):
+  for command in (train, evaluate, reestimate_bn, models, prepare, report):
     command.add(commands)
   benchmark = commands.add_parser(
     "benchmark",

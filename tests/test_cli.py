@@ -362,6 +362,7 @@ def test_help_of_every_command_exits_with_0_without_importing_jax():
     [],
     ["train"],
     ["evaluate"],
+    ["reestimate-bn"],
     ["models"],
     ["prepare"],
     ["report"],

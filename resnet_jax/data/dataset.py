@@ -127,6 +127,15 @@ def fingerprint(dataset: Dataset) -> dict[str, str]:
   }
 
 
+def examples_fingerprint(split: Split) -> str:
+  """Which examples a split has, whatever is shown of them: what an ensemble's members must share.
+
+  Of a resident set the hash is that of pixels and labels, of a streaming one that of its files.
+  """
+  arrays = {name: split.constants[name] for name in ("images", "labels") if name in split.constants}
+  return f"{split.size} examples, {_hash(arrays)}, files {split.identity}"
+
+
 def require_same_data(dataset: Dataset, saved: Mapping[str, str]) -> None:
   """Raises a UserError that names the split unless a data set has the fingerprint saved."""
   found = fingerprint(dataset)

@@ -170,34 +170,61 @@ class DecodedExamples:
       UserError: A record is no image, and is not to be skipped.
       OSError: Storage fails.
     """
-    if len(examples) and not 0 <= min(examples) <= max(examples) < len(self._examples):
-      raise IndexError(f"examples {min(examples)} to {max(examples)} of {len(self._examples)}")
     batch = positions(epochs, examples)
     batch["image"] = np.empty((len(examples), *self._shape), np.uint8)
     batch["label"] = np.zeros(len(examples), np.int32)
 
-    def fill(row: int, found: Cached | UndecodableError | OSError) -> None:
-      epoch, example = int(epochs[row]), int(examples[row])
+    def decode(row: int, image: bytes | np.ndarray, label: int) -> None:
+      batch["label"][row] = label
+      batch["image"][row] = self._show(int(epochs[row]), int(examples[row]), image)
+
+    for row in self._decode(examples, decode):
+      batch["image"][row] = batch["weight"][row] = 0
+    return batch
+
+  def each(
+    self, examples: np.ndarray, show: Callable[[bytes | np.ndarray], np.ndarray]
+  ) -> list[tuple[np.ndarray | None, int]]:
+    """What `show` makes of each example, of any shape, and its label; None of what is no image.
+
+    Errors are those of a call.
+    """
+    shown: list[tuple[np.ndarray | None, int]] = [(None, 0)] * len(examples)
+
+    def decode(row: int, image: bytes | np.ndarray, label: int) -> None:
+      shown[row] = show(image), label
+
+    self._decode(examples, decode)
+    return shown
+
+  def _decode(
+    self, examples: np.ndarray, decode: Callable[[int, bytes | np.ndarray, int], None]
+  ) -> list[int]:
+    """Calls `decode(row, image, label)` in threads; gives the rows of what is no image."""
+    if len(examples) and not 0 <= min(examples) <= max(examples) < len(self._examples):
+      raise IndexError(f"examples {min(examples)} to {max(examples)} of {len(self._examples)}")
+    undecodable: list[int] = []
+
+    def visit(row: int, found: Cached | UndecodableError | OSError) -> None:
       try:
         if isinstance(found, Exception):
           raise found
-        image, batch["label"][row] = found
         with self._pool.decoding():
-          batch["image"][row] = self._show(epoch, example, image)
+          decode(row, *found)
       except UndecodableError as error:
-        self._report(example, error)
-        batch["image"][row] = batch["weight"][row] = 0
+        self._report(int(examples[row]), error)
+        undecodable.append(row)
 
     numbers = [self._examples[example] for example in examples.tolist()]
 
-    def read_and_fill(rows: Sequence[int]) -> None:
+    def read_and_visit(rows: Sequence[int]) -> None:
       with self._pool.reading(len(rows)):
         found = self._source.read_many([numbers[row] for row in rows])
       for row, one in zip(rows, found, strict=True):
-        fill(row, one)
+        visit(row, one)
 
-    self._pool.each(read_and_fill, side_by_side(numbers, self._together))
-    return batch
+    self._pool.each(read_and_visit, side_by_side(numbers, self._together))
+    return undecodable
 
   def showing(self, show: Show, shape: tuple[int, ...]) -> "DecodedExamples":
     """The same examples, of which something else is shown."""

@@ -63,7 +63,7 @@ def evaluation_batches(
     # A host with nothing left still needs arrays of the right shapes: it reads the last example.
     some = examples if len(examples) else np.array([split.size - 1], np.int32)
     batch = split.fetch(np.zeros_like(some), some) | {"real": np.ones(len(some), np.float32)}
-    return {name: _fill(array[: len(examples)], share) for name, array in batch.items()}
+    return {name: fill(array[: len(examples)], share) for name, array in batch.items()}
 
   yield from _ahead(fetch, iter(range(0, split.size, batch_size)), split.batches_ahead(share))
 
@@ -122,7 +122,7 @@ def _share(batch_size: int, hosts: int) -> int:
   return batch_size // hosts
 
 
-def _fill(array: np.ndarray, length: int) -> np.ndarray:
-  """Zeros behind an array, up to a length."""
+def fill(array: np.ndarray, length: int) -> np.ndarray:
+  """Puts zeros behind an array, up to a length of its first axis."""
   missing = length - len(array)
   return np.pad(array, ((0, missing), *((0, 0),) * (array.ndim - 1))) if missing else array

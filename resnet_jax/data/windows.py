@@ -65,6 +65,17 @@ def resized_shape(height: int, width: int, short_side: int) -> tuple[int, int]:
   return (short_side, resized) if height <= width else (resized, short_side)
 
 
+def rounded_shape(height: int, width: int, short_side: int, quantum: int) -> tuple[int, int]:
+  """`resized_shape` with the long side at a multiple of `quantum`, the nearest (halves up).
+
+  So images of many shapes are resized to few, for which programs need to be compiled. The short
+  side stays what was asked for, and the long side no shorter.
+  """
+  rows, columns = resized_shape(height, width, short_side)
+  long = max(short_side, (2 * max(rows, columns) + quantum) // (2 * quantum) * quantum)
+  return (short_side, long) if height <= width else (long, short_side)
+
+
 def crop_window(
   height: int, width: int, resized: tuple[int, int], top: int, left: int, size: int
 ) -> Window:

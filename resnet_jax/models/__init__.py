@@ -19,6 +19,7 @@ from resnet_jax.models.catalog import (
 from resnet_jax.models.config import ModelConfig, configurable_fields
 from resnet_jax.models.convolution import Conv
 from resnet_jax.models.cost import Cost, cost
+from resnet_jax.models.fully_convolutional import logits_of_windows
 from resnet_jax.models.layouts import to_scanned, to_unrolled
 from resnet_jax.models.normalization import BatchNorm, NoNorm, group_layout
 from resnet_jax.models.pooling import (
@@ -75,6 +76,7 @@ __all__ = [
   "global_max_pool",
   "group_layout",
   "image_shape",
+  "logits_of_windows",
   "max_pool",
   "names",
   "preactivation_cifar_fields",

@@ -9,6 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from resnet_jax.data import DATASETS, DataConfig, SyntheticConfig, open_dataset, resident_dataset
+from resnet_jax.data.dataset import examples_fingerprint
 from resnet_jax.data.sources import digits, hold_out
 from resnet_jax.errors import UserError
 
@@ -103,6 +104,14 @@ def test_synthetic_sets_have_the_sizes_asked_for_and_follow_the_seed():
   assert dataset.num_classes == 3
   sizes = {name: split.size for name, split in dataset.splits.items()}
   assert sizes == {"train": 9, "validation": 4, "test": 4}
+
+
+def test_examples_have_a_fingerprint_of_their_own_whatever_is_shown_of_them():
+  def fingerprint(seed=0, mean="pixel"):
+    config = DataConfig("synthetic", mean=mean)
+    return examples_fingerprint(open_dataset(config, seed).splits["validation"])
+
+  assert fingerprint() == fingerprint(mean="channel") != fingerprint(seed=1)
 
 
 def test_prepared_sets_open_as_written_in_the_official_order(prepared):

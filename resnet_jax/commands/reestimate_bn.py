@@ -1,0 +1,66 @@
+"""The command `reestimate-bn`."""
+
+import argparse
+import pathlib
+from typing import Any
+
+from resnet_jax.commands.arguments import add_command, directory, positive
+from resnet_jax.commands.process import configure_jax
+
+
+def add(commands: Any) -> None:
+  """Adds its parser."""
+  parser = add_command(
+    commands,
+    "reestimate-bn",
+    execute,
+    "replace a run's moving averages in batch norm by exact means over training examples",
+    "The result is a run of its own, which evaluate and init_from take like any other; the run "
+    "itself is only read.",
+  )
+  parser.add_argument("--workdir", metavar="DIR", type=pathlib.Path, required=True)
+  parser.add_argument(
+    "--checkpoint",
+    metavar="last|best|STEP",
+    default="last",
+    help="which weights: the last, the best by the run's checkpoint.metric, or a step's",
+  )
+  parser.add_argument(
+    "--examples",
+    metavar="N",
+    type=positive,
+    required=True,
+    help="how many training examples, augmented as in training; rounded up to whole batches",
+  )
+  parser.add_argument(
+    "--output", metavar="NEW_DIR", type=directory, required=True, help="the new run's directory"
+  )
+  parser.add_argument("--data-dir", metavar="DIR", help="where the data lies now")
+
+
+def execute(options: argparse.Namespace, rest: list[str]) -> int:
+  """Does it; gives the exit status."""
+  del rest
+  configure_jax()
+  import dataclasses
+
+  from resnet_jax.run.environment import record_environment
+  from resnet_jax.run.workdir import read_config
+  from resnet_jax.training.build import build_run
+  from resnet_jax.training.config import Config
+  from resnet_jax.training.reestimation import reestimate_run
+
+  config = read_config(options.workdir, Config)
+  if options.data_dir:
+    config = dataclasses.replace(
+      config, data=dataclasses.replace(config.data, data_dir=options.data_dir)
+    )
+  done = reestimate_run(
+    build_run(config), options.workdir, options.checkpoint, options.examples, options.output
+  )
+  record_environment(options.output)
+  print(
+    f"{options.output}: step {done.step} of {done.workdir} with batch statistics of "
+    f"{done.examples} training examples, in batches of {done.batch_size}"
+  )
+  return 0
