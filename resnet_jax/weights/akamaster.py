@@ -32,8 +32,8 @@ _CLASSES = (
 def read(file: ForeignFile, model: ResNet) -> Foreign:
   """The weights of a file of that repository's.
 
-  Its trainer stores `best_prec1` in the file: the best of any epoch, not that of these weights, so it
-  is not taken over. Pictures are shown as they are, normalised as ImageNet's.
+  Its trainer stores `best_prec1` in the file: the best of any epoch, not that of these weights, so
+  it is not taken over. Pictures are shown as they are, normalised as ImageNet's.
 
   Args:
     file: What was read.

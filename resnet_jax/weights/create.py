@@ -25,9 +25,9 @@ def create(
       `dtype="bfloat16"`.
 
   Returns:
-    The network, its variables as NumPy arrays, and the preprocessing of a picture's pixels, if it is
-    known. `model.apply(variables, preprocess(pixels))` gives logits; see `Preprocessing` for the
-    size of the crop.
+    The network, its variables as NumPy arrays, and the preprocessing of a picture's pixels, None if
+    not known. `model.apply(variables, preprocess(pixels))` gives logits; see `Preprocessing` for
+    the size of the crop.
 
   Raises:
     UserError: There are no such weights, or they are damaged, or of another network.
