@@ -1,4 +1,4 @@
-"""Where weights lie that a run can start from: another run's checkpoints, or a directory of weights.
+"""Where weights lie that a run can start from: a run's checkpoints, or a directory of weights.
 
 Weights are read as one dictionary from names, "params/head/kernel", to arrays on the host, in the
 layout of checkpoints. Another format of weights is another way to fill it, chosen in `_read`; what
@@ -74,7 +74,8 @@ def read_layout(source: str) -> tuple[str, Layout]:
     source: A config's `init_from`.
 
   Returns:
-    What they are called, "step 123 of runs/a" or "weights/a (torchvision resnet18)", and the shape and dtype of each by its name.
+    What they are called, "step 123 of runs/a" or "weights/a (torchvision resnet18)", and the shape
+    and dtype of each by its name.
 
   Raises:
     UserError: There are none, or they are damaged.

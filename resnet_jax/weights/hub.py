@@ -29,4 +29,4 @@ def download(name: str, files: Sequence[str]) -> pathlib.Path:
     return pathlib.Path(snapshot_download(name, allow_patterns=list(files)))
   except Exception as error:  # those of its many layers have no common class
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise UserError(f"{name} exists neither here nor, as it seems, on the hub: {reason}") from None
+    raise UserError(f"{name} is not here, and the hub does not give it: {reason}") from None

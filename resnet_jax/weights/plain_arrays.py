@@ -32,8 +32,8 @@ def from_arrays(
     model: The network, for example of `models.create`.
     arrays: By the names that they have there; of NumPy, of JAX, or what `np.asarray` takes.
     names: From each name of a variable here, for example "params/stage1/block1/conv1/kernel" (or
-      "batch_stats/stage1/block1/norm1/mean"), to that of its array: a mapping, or a function. Blocks
-      are numbered from 1, scanned or not.
+      "batch_stats/stage1/block1/norm1/mean"), to that of its array: a mapping, or a function.
+      Blocks are numbered from 1, scanned or not.
     kernels: The axes of convolutions there: HWIO as here, then those of dense layers are (in, out);
       or OIHW as in PyTorch, then they are (out, in), or (out, in, 1, 1).
     ignored: Patterns of names of arrays that may be left over, for example

@@ -14,8 +14,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocessing:
   """From the pixels of a picture to the input of a network.
 
-  A picture is resized until its short side is `resize`, then its centre of `size` x `size` pixels is
-  cut out; that is not done here. A call does what follows: (pixels / scale - mean) / std.
+  A picture is resized until its short side is `resize`, then its centre of `size` x `size` pixels
+  is cut out; that is not done here. A call does what follows: (pixels / scale - mean) / std.
 
   Attributes:
     mean: Of each channel, in the order of `channels`.
@@ -27,8 +27,8 @@ class Preprocessing:
     interpolation: Of the resizing; None if not known.
   """
 
-  mean: tuple[float, float, float]
-  std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+  mean: tuple[float, ...]
+  std: tuple[float, ...] = (1.0, 1.0, 1.0)
   scale: float = 1.0
   channels: Literal["RGB", "BGR"] = "RGB"
   size: int | None = None
@@ -39,7 +39,7 @@ class Preprocessing:
     """What a network takes.
 
     Args:
-      pixels: (…, H, W, 3), RGB from 0 to 255, of any dtype; an array of NumPy or of JAX, traced too.
+      pixels: (…, H, W, 3), RGB from 0 to 255, of any dtype; of NumPy or of JAX, traced too.
 
     Returns:
       The same shape, float32.
@@ -47,7 +47,7 @@ class Preprocessing:
     x = pixels.astype(np.float32)
     if self.channels == "BGR":
       x = x[..., ::-1]
-    mean, std = np.float32(self.mean), np.float32(self.std)
+    mean, std = (np.array(values, np.float32) for values in (self.mean, self.std))
     return (x / np.float32(self.scale) - mean) / std
 
 

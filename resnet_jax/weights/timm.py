@@ -15,9 +15,9 @@ from resnet_jax.weights.foreign import Foreign, ForeignFile, torch_fields
 from resnet_jax.weights.preprocessing import Preprocessing
 from resnet_jax.weights.torch_names import structure, tensor_name
 
-# Parts of names of architectures whose weights have the shapes of a plain ResNet and are of another
-# function: anti-aliased by blurring, or with other activations.
-_OTHERS = ("resnetaa", "resnetblur", "resnetrs", "seresnetaa", "ecaresnet", "skresnet", "_gn")
+# Parts of names of architectures that blur or average where a plain ResNet strides: another function
+# of weights of the same shapes.
+_BLURRING = ("netaa", "nextaa", "blur")
 
 
 def read(file: ForeignFile, model: ResNet) -> Foreign:
@@ -33,7 +33,7 @@ def read(file: ForeignFile, model: ResNet) -> Foreign:
   """
   config = file.settings.get("config.json", {})
   architecture = str(config.get("architecture", ""))
-  if any(part in architecture for part in _OTHERS):
+  if any(part in architecture for part in _BLURRING):
     raise UserError(f"{file.name} is a {architecture}: there is no such network here")
   fields = structure(file.arrays, model.width)
   names = functools.partial(

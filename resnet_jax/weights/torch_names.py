@@ -60,7 +60,7 @@ def module_name(
 
 
 def structure(arrays: Mapping[str, np.ndarray], width: int = 64) -> dict[str, Any]:
-  """The fields of the network that shapes of a state dict give away, where they are not the paper's.
+  """The fields of the network that shapes of a state dict give away where they differ.
 
   They are groups and width of bottlenecks (ResNeXt, wide), deep stem and pooled projections
   (ResNet-D) and squeeze-excitation.

@@ -103,9 +103,8 @@ def to_torchvision(model: Network, variables: Any) -> dict[str, np.ndarray]:
   tensors: dict[str, np.ndarray] = {}
   for name, array in leaves.items():
     theirs = tensor_name(name)
-    if name.endswith("/kernel"):
-      array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-    tensors[theirs] = np.ascontiguousarray(array)
+    axes = (3, 2, 0, 1) if array.ndim == 4 else None  # None: dense kernels are transposed
+    tensors[theirs] = np.ascontiguousarray(array.transpose(axes))
     if name.endswith("/mean"):
       counter = theirs.replace("running_mean", "num_batches_tracked")
       tensors[counter] = np.zeros((), np.int64)
