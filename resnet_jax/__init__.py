@@ -28,9 +28,9 @@ __version__ = "0.1.0"
 __all__ = [
   "analysis",
   "benchmarks",
+  "create",
   "data",
   "evaluation",
-  "create",
   "models",
   "run",
   "training",

@@ -53,7 +53,7 @@ def read_network(source: str) -> tuple[str, Network, dict[str, Any]]:
     source: As a config's `init_from`.
 
   Returns:
-    What they are called; the network, no blocks scanned; and its variables on the host.
+    What they are called; the network; and its variables on the host, scanned or not.
 
   Raises:
     UserError: There are none, or they are damaged.
@@ -63,7 +63,7 @@ def read_network(source: str) -> tuple[str, Network, dict[str, Any]]:
     model, variables, info = load_weights(_whole(source, directory))
     return _called(directory, info), model, variables
   where, arrays = read_weights(source)
-  model = read_config(directory, Config).model.create(scan=False)
+  model = read_config(directory, Config).model.create()
   return where, model, nested(arrays)
 
 

@@ -15,8 +15,8 @@ from resnet_jax.weights.foreign import Foreign, ForeignFile, torch_fields
 from resnet_jax.weights.preprocessing import Preprocessing
 from resnet_jax.weights.torch_names import structure, tensor_name
 
-# Parts of names of architectures that blur or average where a plain ResNet strides: another function
-# of weights of the same shapes.
+# Parts of names of architectures that blur or average where a plain ResNet strides: another
+# function of weights of the same shapes.
 _BLURRING = ("netaa", "nextaa", "blur")
 
 
