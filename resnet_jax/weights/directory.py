@@ -179,10 +179,11 @@ def _storable(leaf: Any) -> np.ndarray:
 
 def _check(model: Network, arrays: Mapping[str, np.ndarray], info: WeightsInfo) -> dict[str, Any]:
   """The arrays as variables; raises a UserError unless they are a network's, and named rightly."""
+  variables = from_arrays(model, arrays, lambda name: name)
   outputs = getattr(model, "num_classes", 0)
   if info.class_names is not None and len(info.class_names) + info.class_offset != outputs:
     raise UserError(
       f"{len(info.class_names)} class names and an offset of {info.class_offset} for {outputs} "
       "outputs: give a name for each output after the offset"
     )
-  return from_arrays(model, arrays, lambda name: name)
+  return variables

@@ -54,10 +54,11 @@ def from_arrays(
   found: dict[str, np.ndarray] = {}
   missing, differing = [], []
   wanted = variable_shapes(model, image_shape)
-  for name, leaf in wanted.items():
+  # Parameters first: they are what people know.
+  for name, leaf in sorted(wanted.items(), key=lambda item: not item[0].startswith("params/")):
     theirs = _name(names, name)
     if theirs is None or theirs not in arrays:
-      missing.append(name if theirs is None else f"{theirs} (for {name})")
+      missing.append(name if theirs in (None, name) else f"{theirs} (for {name})")
       continue
     taken.add(theirs)
     array = np.asarray(arrays[theirs])
@@ -66,7 +67,8 @@ def from_arrays(
       continue
     value = _as_kernel(array, leaf.ndim, kernels) if name.endswith("/kernel") else array
     if value.shape != leaf.shape:
-      differing.append(f"{theirs} is {array.shape}, {name} here {leaf.shape}")
+      ours = "not" if theirs == name else f"{name} here"
+      differing.append(f"{theirs} is {array.shape}, {ours} {leaf.shape}")
       continue
     found[name] = np.ascontiguousarray(value.astype(leaf.dtype))
   ignored = tuple(ignored)
