@@ -85,7 +85,7 @@ def _read_torch(path: pathlib.Path) -> Arrays:
       f"{path} holds more than tensors, or is damaged: nothing of it was run. Save its "
       "state_dict() alone, with torch.save or as safetensors"
     ) from None
-  except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+  except Exception as error:  # what a damaged file leads to is of any class
     raise UserError(f"{path} is not a whole file of PyTorch: {_line(error)}") from None
   for key in ("state_dict", "model"):
     if isinstance(content, dict) and isinstance(content.get(key), dict):
