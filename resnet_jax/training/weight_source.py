@@ -63,8 +63,10 @@ def read_network(source: str) -> tuple[str, Network, dict[str, Any]]:
     model, variables, info = load_weights(_whole(source, directory))
     return _called(directory, info), model, variables
   where, arrays = read_weights(source)
-  model = read_config(directory, Config).model.create()
-  return where, model, nested(arrays)
+  # A config may leave the number of classes to the data.
+  head = arrays.get("params/head/bias")
+  more = {} if head is None else {"num_classes": len(head)}
+  return where, read_config(directory, Config).model.create(**more), nested(arrays)
 
 
 def read_layout(source: str) -> tuple[str, Layout]:
@@ -107,9 +109,7 @@ def _read_directory(source: str, directory: pathlib.Path) -> tuple[str, dict[str
 def _whole(source: str, directory: pathlib.Path) -> pathlib.Path:
   """The directory; raises a UserError where a step is asked of it."""
   if str(directory) != str(pathlib.Path(source)):
-    raise UserError(
-      f"{directory} holds weights of one step alone: leave out what follows the colon"
-    )
+    raise UserError(f"{directory} holds converted weights, no steps: leave out what follows it")
   return directory
 
 

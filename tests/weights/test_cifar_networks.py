@@ -1,4 +1,4 @@
-"""The CIFAR networks of akamaster: zeros at both sides there, behind here, and the same function."""
+"""The CIFAR networks of akamaster: zeros at both sides there, behind here; the same function."""
 
 import importlib.util
 import pathlib
@@ -71,7 +71,7 @@ def trained(test_data, depth):
   """Network there, its variables here, and what is known of them."""
   path = test_data / "weights" / FILES[depth]
   reference = network((depth - 2) // 6)
-  state = torch.load(path, weights_only=True)["state_dict"]
+  state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
   state = {n.removeprefix("module.").replace("linear.", "fc."): t for n, t in state.items()}
   reference.net.to_empty(device="cpu").load_state_dict(state)
   return reference, *convert("akamaster", path, f"resnet{depth}")

@@ -1,4 +1,4 @@
-"""A trained ResNet-50 in a layout of nobody else's, rounded to 8 bits: by the function for those."""
+"""A trained ResNet-50, rounded to 8 bits, in a layout that no converter knows."""
 
 import importlib.util
 import re
@@ -88,9 +88,9 @@ def test_its_logits_are_those_of_pytorch_and_its_classes_right(test_data, arrays
     with image_module.open(path) as image:
       scale = 256 / min(image.size)
       size = [round(side * scale) for side in image.size]
-      image = image.convert("RGB").resize(size, image_module.Resampling.BILINEAR)
-      left, top = ((side - 224) // 2 for side in size)
-      images.append(np.asarray(image.crop((left, top, left + 224, top + 224)), np.float32))
+      resized = image.convert("RGB").resize(size, image_module.Resampling.BILINEAR)
+    left, top = ((side - 224) // 2 for side in size)
+    images.append(np.asarray(resized.crop((left, top, left + 224, top + 224)), np.float32))
     labels.append(1 + synsets.index(path.name.split("_")[0]))
   images = np.stack(images) - np.float32([123.68, 116.78, 103.94])
   ours = np.asarray(jax.jit(model.apply)(variables, images))
