@@ -1,4 +1,4 @@
-"""Weights of Keras applications: the same logits, biases folded, strides and epsilon as they are."""
+"""Weights of Keras applications: the same logits, biases folded, stride and epsilon as theirs."""
 
 import importlib.util
 import os
