@@ -26,6 +26,7 @@ from resnet_jax.weights.directory import (
   WeightsInfo,
   is_weights_directory,
   load_weights,
+  read_info,
   read_weights_directory,
 )
 from resnet_jax.weights.plain_arrays import nested
@@ -33,6 +34,16 @@ from resnet_jax.weights.plain_arrays import nested
 T = TypeVar("T")
 
 _COLLECTIONS = ("params", "batch_stats")
+# What changes the function of a network, and no shape of its variables.
+_UNSEEN = (
+  "stride_in",
+  "pool_padding",
+  "conv_padding",
+  "bn_epsilon",
+  "activation",
+  "order",
+  "transition",
+)
 
 
 def split_source(source: str) -> tuple[pathlib.Path, str]:
@@ -67,6 +78,41 @@ def read_network(source: str) -> tuple[str, Network, dict[str, Any]]:
   head = arrays.get("params/head/bias")
   more = {} if head is None else {"num_classes": len(head)}
   return where, read_config(directory, Config).model.create(**more), nested(arrays)
+
+
+def unseen_differences(source: str, model: Network) -> str | None:
+  """In what a network is another function than converted weights were trained as, in words.
+
+  Args:
+    source: A config's `init_from`.
+    model: The network that shall start from it, which has variables of the same shapes.
+
+  Returns:
+    A line that says what to do, or None: nothing differs, or the source is a run.
+  """
+  directory, _ = split_source(source)
+  if not is_weights_directory(directory):
+    return None
+  theirs = read_info(directory).create()
+  differing = {
+    name: (_setting(model, name), _setting(theirs, name))
+    for name in _UNSEEN
+    if _setting(model, name) != _setting(theirs, name)
+  }
+  if not differing:
+    return None
+  here = ", ".join(f"{name}={ours!r}" for name, (ours, _) in differing.items())
+  fields = " ".join(f"--config.model.{name} {_words(of)}" for name, (_, of) in differing.items())
+  return f"this network has {here}, unlike that of the weights; as theirs: {fields}"
+
+
+def _setting(model: Network, name: str) -> Any:
+  value = getattr(model, name, None)
+  return 1e-5 if name == "bn_epsilon" and value is None else value
+
+
+def _words(value: Any) -> str:
+  return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def read_layout(source: str) -> tuple[str, Layout]:

@@ -134,6 +134,12 @@ def test_a_run_starts_from_converted_weights(foreign, tmp_path, call, capfd):
     f"weights of {tmp_path / 'in'} (torchvision resnet18); head/bias, head/kernel start at random\n"
   )
   assert_equal(state.batch_stats, variables["batch_stats"])
+  other = ModelConfig("resnet18", CONFIG.model.overrides | {"pool_padding": (0, 1)})
+  initial_state(build_run(dataclasses.replace(config, model=other)))
+  assert capfd.readouterr().out.splitlines()[1] == (
+    "this network has pool_padding=(0, 1), unlike that of the weights; as theirs: "
+    "--config.model.pool_padding 1 1"
+  )
   without_head = {name: tree for name, tree in variables["params"].items() if name != "head"}
   assert_equal({name: state.params[name] for name in without_head}, without_head)
   with pytest.raises(UserError, match="holds converted weights, no steps"):
