@@ -408,6 +408,7 @@ def test_help_of_every_command_exits_with_0_without_importing_jax():
     ["evaluate"],
     ["models"],
     ["prepare"],
+    ["convert"],
     ["report"],
     ["benchmark"],
     ["benchmark", "input"],

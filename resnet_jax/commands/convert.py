@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
-from resnet_jax.commands.arguments import add_command, only_fields
+from resnet_jax.commands.arguments import add_command, directory, only_fields
 from resnet_jax.errors import UserError
 
 _MORE = """\
@@ -17,8 +17,6 @@ names such a directory or a run, --format what to write, --output the file.
 
 def add(commands: Any) -> None:
   """Adds its parser."""
-  from resnet_jax.commands.arguments import directory
-
   parser = add_command(
     commands,
     "convert",
@@ -49,7 +47,13 @@ def add(commands: Any) -> None:
     help="converted weights, or a run's: DIR (its last checkpoint), DIR:best or DIR:STEP",
   )
   write.add_argument("--format", choices=("torchvision",), help="a state dict, as .safetensors")
-  parser.add_argument("--output", metavar="PATH", type=directory, required=True)
+  parser.add_argument(
+    "--output",
+    metavar="PATH",
+    type=directory,
+    required=True,
+    help="the directory to write, or going out the .safetensors file",
+  )
 
 
 def execute(options: argparse.Namespace, rest: list[str]) -> int:
