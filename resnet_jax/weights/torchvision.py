@@ -20,7 +20,7 @@ from resnet_jax.weights.torch_names import structure, tensor_name
 
 # Of the files that torchvision publishes: how their names end, which is the beginning of their
 # digest -> short side before the 224 crop, and top-1 accuracy in %, by torchvision's own tables.
-_PUBLISHED = {
+PUBLISHED = {
   "f37072fd": (256, 69.758),  # resnet18
   "b627a593": (256, 73.314),  # resnet34
   "0676ba61": (256, 76.130),  # resnet50
@@ -67,7 +67,7 @@ def read(file: ForeignFile, model: ResNet) -> Foreign:
     file: What was read.
     model: The network of the catalog whose weights they shall be.
   """
-  resize, top1 = _PUBLISHED.get(file.sha256[:8], (256, None))
+  resize, top1 = PUBLISHED.get(file.sha256[:8], (256, None))
   return Foreign(
     file.arrays,
     tensor_name,

@@ -1,5 +1,6 @@
 """Weights of torchvision, timm and transformers: the same logits, and out again bit for bit."""
 
+import importlib
 import importlib.util
 import json
 from functools import partial
@@ -22,6 +23,7 @@ from torch_reference import (
 
 from resnet_jax.errors import UserError
 from resnet_jax.weights import convert, save_torchvision, save_weights, to_torchvision
+from resnet_jax.weights.torchvision import PUBLISHED
 
 torch.set_num_threads(1)
 
@@ -222,3 +224,17 @@ def transformers_resnet():
   except ImportError as error:
     pytest.skip(f"transformers cannot be used here: {error}")
   return ResNetConfig, ResNetForImageClassification
+
+
+def test_what_is_known_of_published_files_is_torchvision_s():
+  module = importlib.import_module("torchvision.models.resnet")
+  theirs = {
+    weights.url.rpartition("-")[2].removesuffix(".pth"): (
+      weights.transforms.keywords.get("resize_size", 256),
+      weights.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+    )
+    for name in dir(module)
+    if name.endswith("_Weights")
+    for weights in getattr(module, name)
+  }
+  assert theirs == PUBLISHED
