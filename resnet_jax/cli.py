@@ -10,6 +10,7 @@ from resnet_jax import __version__
 from resnet_jax.commands import (
   benchmark_input,
   benchmark_step,
+  convert,
   evaluate,
   models,
   prepare,
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--version", action="version", version=f"resnet_jax {__version__}")
   commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-  for command in (train, evaluate, reestimate_bn, models, prepare, report):
+  for command in (train, evaluate, reestimate_bn, models, prepare, convert, report):
     command.add(commands)
   benchmark = commands.add_parser(
     "benchmark",

@@ -365,6 +365,7 @@ def test_help_of_every_command_exits_with_0_without_importing_jax():
     ["reestimate-bn"],
     ["models"],
     ["prepare"],
+    ["convert"],
     ["report"],
     ["benchmark"],
     ["benchmark", "input"],

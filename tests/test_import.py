@@ -18,7 +18,7 @@ def test_importing_every_room_brings_in_no_tensorflow_nor_plotting():
   code = f"""
 import sys, resnet_jax
 assert not {{"jax", "flax", "numpy"}} & set(sys.modules), "the bare import is not light"
-from resnet_jax import models, data, evaluation, training
+from resnet_jax import models, data, evaluation, training, weights
 resnet_jax.data.open_dataset(resnet_jax.data.DataConfig("digits"), seed=0)
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
@@ -44,7 +44,7 @@ def snapshot():
   )
 before = snapshot()
 import resnet_jax
-from resnet_jax import models, data, evaluation, training, run, analysis, cli
+from resnet_jax import models, data, evaluation, training, run, weights, analysis, cli
 import resnet_jax.training.loop
 after = snapshot()
 for a, b in zip(before, after, strict=True):
@@ -57,7 +57,7 @@ for a, b in zip(before, after, strict=True):
 
 
 @pytest.mark.parametrize(
-  "name", ["models", "data", "run", "evaluation", "training", "analysis", "benchmarks"]
+  "name", ["models", "data", "run", "weights", "evaluation", "training", "analysis", "benchmarks"]
 )
 def test_every_exported_name_exists(name):
   import resnet_jax

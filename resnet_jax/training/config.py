@@ -216,7 +216,8 @@ class Config:
       statistics, which is evaluated beside them; it grows to this: after t steps it is at most
       (1 + t) / (10 + t). None for no average.
     init_from: Directory of another run whose weights this one starts from: DIR or DIR:last,
-      DIR:best (by that run's checkpoint.metric) or DIR:STEP. None for random ones.
+      DIR:best (by that run's checkpoint.metric) or DIR:STEP. Or a directory that resnet-jax convert
+      wrote. None for random ones.
     reset: Names of parameters, as patterns, that start at random nevertheless: 'head/*'; and of
       those that only the other run has, which are left out.
     frozen: Names of parameters, as patterns, that are not trained; batch norm's statistics are

@@ -18,7 +18,7 @@ from resnet_jax.run.chosen_checkpoint import read_chosen
 from resnet_jax.training.build import Run
 from resnet_jax.training.initial_weights import check_initial_weights, read_initial_weights
 from resnet_jax.training.state import TrainState, create_state
-from resnet_jax.training.weight_source import split_source
+from resnet_jax.training.weight_source import split_source, unseen_differences
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ def initial_state(run: Run) -> TrainState:
     return random_state(run)
   loaded = read_initial_weights(config.init_from, config.reset, abstract_state(run).variables)
   if processes.is_first():
-    print(loaded.words, flush=True)
+    print("\n".join(_with_differences(run, loaded.words)), flush=True)
   state = _random_stored(run)
   # The optimizer's state need not know of them: whatever the weights, ours begin at zero.
   variables = loaded.replace_in(state.variables)
@@ -108,7 +108,14 @@ def require_initial_weights(run: Run, workdir: pathlib.Path) -> str | None:
       raise UserError(f"init_from={config.init_from} is the --workdir itself: choose another one")
   if processes.from_first(bool(CheckpointFolder(workdir / "checkpoints").steps())):
     return None
-  return check_initial_weights(config.init_from, config.reset, abstract_state(run).variables)
+  words = check_initial_weights(config.init_from, config.reset, abstract_state(run).variables)
+  return "\n".join(_with_differences(run, words))
+
+
+def _with_differences(run: Run, words: str) -> list[str]:
+  """Where a run's first weights are from; and a line on where its network is not that of theirs."""
+  differences = unseen_differences(run.config.init_from or "", run.model)
+  return [words] if differences is None else [words, differences]
 
 
 def restore_variables(

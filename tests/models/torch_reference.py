@@ -58,14 +58,9 @@ import timm.models.resnetv2  # noqa: E402
 import torchvision.models.resnet  # noqa: E402
 import torchvision.models.vgg  # noqa: E402
 
+from resnet_jax.weights.torch_names import LEAVES, module_name  # noqa: E402
+
 CLASSES = 10
-TORCH_LEAVES = {
-  "kernel": "weight",
-  "scale": "weight",
-  "bias": "bias",
-  "mean": "running_mean",
-  "var": "running_var",
-}
 Path = tuple[str, ...]
 Tree = Any
 
@@ -138,7 +133,7 @@ def torchvision_resnet(
         for attribute in ("dilation", "padding"):
           setattr(stage[0].conv2, attribute, getattr(stage[1].conv2, attribute))
     _replace_shortcuts(net, shortcut)
-  return Reference(net, resnet_module_name, _resnet_features(4))
+  return Reference(net, module_name, _resnet_features(4))
 
 
 def cifar_resnet(blocks: int, shortcut: str | None = "A", width: int = 16) -> Reference:
@@ -150,7 +145,7 @@ def cifar_resnet(blocks: int, shortcut: str | None = "A", width: int = 16) -> Re
     net.maxpool, net.layer4 = nn.Identity(), nn.Identity()
     net.fc = nn.Linear(4 * width, CLASSES)
     _replace_shortcuts(net, shortcut)
-  return Reference(net, resnet_module_name, _resnet_features(3))
+  return Reference(net, module_name, _resnet_features(3))
 
 
 def timm_resnet(
@@ -185,8 +180,8 @@ def timm_resnet(
     )
     net.maxpool = _MaxPool(pool_padding)
     _move_strides(net, stride_in)
-  module_name = functools.partial(resnet_module_name, is_d=is_d)
-  return Reference(net, module_name, _resnet_features(4))
+  names = functools.partial(module_name, deep_stem=is_d, pooled_projection=is_d)
+  return Reference(net, names, _resnet_features(4))
 
 
 def preactivated_resnet(
@@ -341,32 +336,6 @@ def _replace_shortcuts(net: nn.Module, shortcut: str | None) -> None:
 
 
 # Names.
-
-
-def resnet_module_name(path: Path, is_d: bool = False) -> str:
-  """The name in torchvision and timm of the module at a path of a ResNet here.
-
-  Args:
-    path: For example ("stage1", "block2", "shortcut", "conv").
-    is_d: Whether the stem is deep and projections pool: ResNet-D, in timm.
-  """
-  name = "/".join(path)
-  if match := re.fullmatch(r"stage(\d+)/block(\d+)/(.+)", name):
-    pooling = 1 if is_d else 0
-    parts = {
-      **{f"conv{i}": f"conv{i}" for i in (1, 2, 3)},
-      **{f"norm{i}": f"bn{i}" for i in (1, 2, 3)},
-      "shortcut/conv": f"downsample.{pooling}",
-      "shortcut/norm": f"downsample.{pooling + 1}",
-      "attention/reduce": "se.fc1",
-      "attention/expand": "se.fc2",
-    }
-    return f"layer{match[1]}.{int(match[2]) - 1}.{parts[match[3]]}"
-  if is_d and name != "head":
-    convolutions = {f"stem/conv{i}": f"conv1.{3 * i - 3}" for i in (1, 2, 3)}
-    norms = {"stem/norm1": "conv1.1", "stem/norm2": "conv1.4", "stem/norm3": "bn1"}
-    return (convolutions | norms)[name]
-  return {"stem/conv": "conv1", "stem/norm": "bn1", "head": "fc"}[name]
 
 
 def preactivated_module_name(path: Path) -> str:
@@ -527,7 +496,7 @@ def _as_tree(reference: Reference, like: Tree, tensors: Mapping[str, torch.Tenso
 
   def take(keys: tuple[jax.tree_util.DictKey, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
     path = tuple(key.key for key in keys)
-    tensor = left.pop(f"{reference.module_name(path[:-1])}.{TORCH_LEAVES[path[-1]]}")
+    tensor = left.pop(f"{reference.module_name(path[:-1])}.{LEAVES[path[-1]]}")
     value = tensor.detach().numpy().copy()
     if path[-1] == "kernel":
       value = _kernel(value, len(leaf.shape), reference.flattened if "hidden1" in path else None)

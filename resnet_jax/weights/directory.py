@@ -1,0 +1,189 @@
+"""Weights as a directory: the arrays, and what one has to know to use them.
+
+`weights.safetensors` holds them under the names of checkpoints, "params/head/kernel", no blocks
+scanned; `weights.json` the network, where they are from, what they expect of pictures, and the
+digest of the arrays.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+
+from resnet_jax.errors import UserError
+from resnet_jax.models.catalog import Network
+from resnet_jax.models.config import ModelConfig
+from resnet_jax.run.files import sync, write_whole
+from resnet_jax.weights.array_files import read_safetensors
+from resnet_jax.weights.plain_arrays import flat, from_arrays
+from resnet_jax.weights.preprocessing import Preprocessing
+
+ARRAYS, INFO = "weights.safetensors", "weights.json"
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsInfo:
+  """What is known of weights.
+
+  Attributes:
+    model: The network that they are of.
+    source: What they come from: torchvision, timm, transformers, akamaster, keras, run, or another
+      word.
+    file: What was read: a file's name, or a hub's.
+    file_sha256: Its digest, if it was a file.
+    preprocessing: What the network takes; None if not known.
+    class_names: Of the network's outputs, without the first `class_offset`; None if not known.
+    class_offset: How many outputs stand before that of class 0.
+    top1: Accuracy in [0, 1] that its makers published of these very weights; None if not known.
+    sha256: Of the stored arrays; "" before they are.
+    format: Of the directory.
+  """
+
+  model: ModelConfig
+  source: str
+  file: str = ""
+  file_sha256: str | None = None
+  preprocessing: Preprocessing | None = None
+  class_names: tuple[str, ...] | None = None
+  class_offset: int = 0
+  top1: float | None = None
+  sha256: str = ""
+  format: int = _FORMAT
+
+  def create(self, **more: Any) -> Network:
+    """The network, with `more` fields; raises `UserError`."""
+    try:
+      return self.model.create(**more)
+    except ValueError as error:
+      raise UserError(str(error)) from None
+
+
+def save_weights(directory: str | pathlib.Path, variables: Any, info: WeightsInfo) -> WeightsInfo:
+  """Writes a directory of weights, as a whole or not at all.
+
+  Args:
+    directory: One that is not there yet, or is empty.
+    variables: Those of `info.create()`, scanned or not.
+    info: What is known of them.
+
+  Returns:
+    `info` as it is stored: with the digest.
+
+  Raises:
+    UserError: The variables are not those of the network, or the directory is taken.
+  """
+  directory = pathlib.Path(directory)
+  require_free(directory)
+  arrays = {name: _storable(leaf) for name, leaf in flat(variables).items()}
+  _check(info.create(), arrays, info)
+  from safetensors.numpy import save
+
+  content = save(arrays)
+  info = dataclasses.replace(info, sha256=hashlib.sha256(content).hexdigest())
+  new = directory.with_name(directory.name + ".new")
+  shutil.rmtree(new, ignore_errors=True)  # what a kill left
+  new.mkdir(parents=True)
+  try:
+    write_whole(new / ARRAYS, content)
+    text = msgspec.json.format(msgspec.json.encode(info), indent=2)
+    write_whole(new / INFO, text + b"\n")
+    sync(new)
+    new.replace(directory)
+  except OSError:
+    shutil.rmtree(new, ignore_errors=True)
+    raise
+  sync(directory.parent)
+  return info
+
+
+def load_weights(
+  directory: str | pathlib.Path, **overrides: Any
+) -> tuple[Network, dict[str, Any], WeightsInfo]:
+  """A network and its variables from a directory of weights.
+
+  Args:
+    directory: What `save_weights` or `resnet-jax convert` wrote.
+    **overrides: Fields of the network that shall differ from those stored, for example
+      `dtype="bfloat16"`, `scan=True` or `frozen_bn=True`.
+
+  Returns:
+    The network; its variables, as NumPy arrays; and what is known of them.
+
+  Raises:
+    UserError: There are none, or they are damaged, or do not fit the network.
+  """
+  info, arrays = read_weights_directory(directory)
+  model = info.create(**overrides)
+  return model, _check(model, arrays, info), info
+
+
+def read_weights_directory(
+  directory: str | pathlib.Path,
+) -> tuple[WeightsInfo, dict[str, np.ndarray]]:
+  """What is known of weights, and the arrays by name, once their digest is right.
+
+  Raises:
+    UserError: There are none, or they are damaged.
+  """
+  info, path = read_info(directory), pathlib.Path(directory) / ARRAYS
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}") from None
+  if hashlib.sha256(content).hexdigest() != info.sha256:
+    raise UserError(f"{path} is damaged: not the bits that were written; convert the weights again")
+  return info, read_safetensors(content, path)
+
+
+def read_info(directory: str | pathlib.Path) -> WeightsInfo:
+  """What is known of the weights in a directory, without reading them; raises `UserError`."""
+  path = pathlib.Path(directory) / INFO
+  try:
+    info = msgspec.json.decode(path.read_bytes(), type=WeightsInfo)
+  except (FileNotFoundError, NotADirectoryError):
+    raise UserError(
+      f"{directory} is no directory of weights: it has no {INFO} (resnet-jax convert makes one)"
+    ) from None
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}") from None
+  except msgspec.DecodeError as error:
+    raise UserError(f"{path} is not as it was written: {str(error).replace('$.', '')}") from None
+  if info.format != _FORMAT:
+    raise UserError(f"{path} is of format {info.format}; this version reads {_FORMAT}")
+  return info
+
+
+def is_weights_directory(directory: str | pathlib.Path) -> bool:
+  """Whether a directory holds weights, rather than a run."""
+  return (pathlib.Path(directory) / INFO).is_file()
+
+
+def require_free(directory: pathlib.Path) -> None:
+  """Raises a UserError unless weights can be written to a directory."""
+  if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+    raise UserError(f"{directory} is there already: choose another directory, or remove it")
+
+
+def _storable(leaf: Any) -> np.ndarray:
+  """An array of a dtype that NumPy has: bfloat16 is widened, and narrowed again when it is read."""
+  array = np.asarray(leaf)
+  return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
+
+
+def _check(model: Network, arrays: Mapping[str, np.ndarray], info: WeightsInfo) -> dict[str, Any]:
+  """The arrays as variables; raises a UserError unless they are a network's, and named rightly."""
+  variables = from_arrays(model, arrays, lambda name: name)
+  outputs = getattr(model, "num_classes", 0)
+  if info.class_names is not None and len(info.class_names) + info.class_offset != outputs:
+    raise UserError(
+      f"{len(info.class_names)} class names and an offset of {info.class_offset} for {outputs} "
+      "outputs: give a name for each output after the offset"
+    )
+  return variables
