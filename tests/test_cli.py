@@ -201,6 +201,34 @@ def test_report_draws_the_run(whole, tmp_path):
   assert "index.html" in out
 
 
+def test_a_dry_run_says_what_the_run_would_refuse(whole, call_here, tmp_path):
+  status, _, err = call_here(*digits(whole), "--config.seed=3", "--dry-run")
+  assert status == 2
+  assert "seed is 0, not 3" in err
+  (tmp_path / "file").write_text("")
+  status, _, err = call_here(*digits(tmp_path / "file"), "--dry-run")
+  assert status == 2
+  assert "Traceback" not in err
+
+
+def test_sigterm_before_the_training_ends_it_with_the_status_of_a_pre_emption(tmp_path):
+  process = start(*digits(tmp_path / "run"))
+  while process.poll() is None and not listens(process):
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 75, err
+  assert "SIGTERM came before the training" in err
+  assert not (tmp_path / "run").exists()
+
+
+def listens(process) -> bool:
+  """Whether a process has a handler of its own for SIGTERM."""
+  status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+  caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+  return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def test_a_dry_run_writes_nothing(tmp_path):
   status, out, err = train(tmp_path / "new", "--dry-run")
   assert status == 0, err

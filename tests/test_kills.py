@@ -120,6 +120,8 @@ class Runs:
     match status:
       case 0:
         assert most + self.settings.log_every >= self.settings.length, told
+      case 75 if now.starts == begun.starts:
+        assert "SIGTERM came before the training" in process.output(), told
       case 75:
         assert status == EXIT_PREEMPTED
         assert "saved after SIGTERM" in process.output(), told
@@ -128,7 +130,7 @@ class Runs:
         assert now.step <= now.saved, told
         assert not now.saving, told
       case _:
-        # Until it listens, which is just before it opens the records.
+        # Until it listens, which is its first act once Python has started.
         assert (status, now.starts) == (-signal.SIGTERM, begun.starts), told
 
   def _stopped(self, process: Process, how: str, met: str, ended: bool) -> str | None:

@@ -60,6 +60,7 @@ class Preempted:
   def _receive(self, signum: int, frame: FrameType | None) -> None:
     del frame
     if not self._training:
+      print("resnet-jax: SIGTERM came before the training; nothing is lost", file=sys.stderr)
       sys.exit(EXIT_PREEMPTED)
     self._received = True
     signal.signal(signum, signal.SIG_DFL)

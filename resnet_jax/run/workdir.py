@@ -28,6 +28,8 @@ def check_claim(
   Raises:
     UserError: The directory holds a run with another config, or something else.
   """
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f"workdir {workdir} is not a directory: choose another one")
   if not (workdir / "config.json").exists():
     for name in ("checkpoints", "metrics.jsonl", "environment.json"):
       if (workdir / name).exists():

@@ -57,6 +57,14 @@ def test_a_killed_process_holds_nothing(holder, tmp_path, capsys):
   assert capsys.readouterr().err == ""
 
 
+def test_a_holder_that_was_taken_over_writes_nothing_more(holder, tmp_path):
+  holder.send_signal(signal.SIGSTOP)
+  elsewhere(tmp_path, age=0)
+  holder.send_signal(signal.SIGCONT)
+  assert holder.wait(timeout=20) == 1
+  assert json.loads((tmp_path / "lock").read_text())["host"] == "elsewhere"
+
+
 def test_the_holder_s_heart_beats(holder, tmp_path):
   beats = set()
   end = time.monotonic() + 20
