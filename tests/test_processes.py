@@ -143,9 +143,10 @@ def test_a_run_whose_processes_end_in_every_way_goes_on_with_any_devices(alone, 
   processes[1].kill()
   begun = time.monotonic()
   (status, _), (message, _) = ended(processes, SOON)
-  assert status == 1, message
+  assert status not in (0, 75), message
   assert time.monotonic() - begun < SOON
-  assert "another process has ended" in message
+  # Where both were in the middle of a save, JAX ends the process, and says so.
+  assert "another process has ended" in message or "another task died" in message
   assert "Traceback" not in message
   saved = max(checkpoints(tmp_path))
 

@@ -39,8 +39,16 @@ def reference(params, gradients, momentum, nesterov, weight_decay):
   return after
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.9, 1e-4), (0.5, 0.3), (0.0, 0.1)])
+@pytest.mark.parametrize(
+  ("momentum", "weight_decay", "nesterov"),
+  [
+    (0.9, 1e-4, False),
+    (0.9, 1e-4, True),
+    (0.5, 0.3, False),
+    (0.5, 0.3, True),
+    (0.0, 0.1, False),
+  ],
+)
 def test_five_steps_are_momentum_with_decay_in_the_gradient(x64, momentum, weight_decay, nesterov):
   generator = np.random.default_rng(0)
   params = random_tree(generator)
