@@ -129,6 +129,7 @@ def test_two_processes_with_two_devices_each_do_what_one_with_four_does(alone, t
   assert_same_run(tmp_path, alone)
 
 
+@pytest.mark.long
 def test_a_run_whose_processes_end_in_every_way_goes_on_with_any_devices(alone, tmp_path):
   processes = start_two(tmp_path)
   wait_for_step(tmp_path, 4, processes)

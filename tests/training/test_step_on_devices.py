@@ -22,12 +22,11 @@ IN_FLOAT64 = {  # case: devices, fields beside the batch-norm group
   "in_parts_on_four": (4, [PARTS]),
   "in_parts_by_shard_map_on_four": (4, [PARTS, SHARD_MAP]),
 }
-# Of 32 examples, 8 on each of four devices: a group within a device, one over two devices, one over
+# Of 32 examples, 8 on each of four devices: a group within a device, one over
 # all. In four parts of 8 examples, 2 on a device: within a device, and over all.
 GROUPS = {
   2: ["on_four", "in_parts_on_four"],
   8: list(IN_FLOAT64),
-  16: ["on_four"],
   None: ["on_four"],
 }
 
