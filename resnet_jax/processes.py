@@ -53,19 +53,12 @@ def join(
   Raises:
     UserError: Nothing is found out, or the others do not fit.
   """
-
-  def give_up() -> None:
-    print(
-      f"resnet-jax: not all processes came within {seconds:g} s: start as many as --processes "
-      "says, all with the same --coordinator, each with its own --process",
-      file=sys.stderr,
-      flush=True,
-    )
-    os._exit(2)
-
-  timer = threading.Timer(seconds, give_up)
-  timer.daemon = True
-  timer.start()
+  timer = _end_after(
+    seconds,
+    f"not all processes came within {seconds:g} s: start as many as --processes says, all with the "
+    "same --coordinator, each with its own --process",
+    status=2,
+  )
   try:
     jax.distributed.initialize(
       coordinator,
@@ -127,10 +120,7 @@ def together() -> Iterator[None]:
 
 def require_equal(name: str, value: Any) -> None:
   """Raises a UserError where a value, of what JSON can hold, is not that of the first process."""
-  if jax.process_count() == 1:
-    return
-  text = json.dumps(value, sort_keys=True)
-  if from_first(_hash(text)) != _hash(text):
+  if not _is_that_of_first(json.dumps(value, sort_keys=True)):
     raise UserError(
       f"process {jax.process_index()} has another {name} than process 0: start all with the same "
       "arguments"
@@ -139,10 +129,7 @@ def require_equal(name: str, value: Any) -> None:
 
 def require_shared(path: pathlib.Path) -> None:
   """Raises a UserError where a file that the first process wrote is not seen, or is another."""
-  if jax.process_count() == 1:
-    return
-  text = path.read_text() if path.is_file() else ""
-  if from_first(_hash(text)) != _hash(text):
+  if not _is_that_of_first(path.read_text() if path.is_file() else ""):
     raise UserError(
       f"{path} is not the one that process 0 has written: all processes need to see the same files"
     )
@@ -183,17 +170,9 @@ def leave_in_time(
   for one that is dead.
   """
   del kind, trace
-  if error is None or jax.process_count() == 1:
-    return
-
-  def leave() -> None:
-    print(f"resnet-jax: {describe(error)}", file=sys.stderr, flush=True)
-    os._exit(1)
-
-  seconds = _LEAVE_SECONDS if _is_of_another(error) else _WRITE_SECONDS
-  timer = threading.Timer(seconds, leave)
-  timer.daemon = True
-  timer.start()
+  if error is not None and jax.process_count() > 1:
+    seconds = _LEAVE_SECONDS if _is_of_another(error) else _WRITE_SECONDS
+    _end_after(seconds, describe(error), status=1)
 
 
 def describe(error: BaseException) -> str:
@@ -227,6 +206,21 @@ def _gather(message: str) -> list[str]:
   return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in np.asarray(gathered)]
 
 
-def _hash(text: str) -> int:
+def _is_that_of_first(text: str) -> bool:
+  """Whether a text is the first process's too; all have to ask."""
   digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
-  return int.from_bytes(digest, "little", signed=True)
+  number = int.from_bytes(digest, "little", signed=True)
+  return from_first(number) == number
+
+
+def _end_after(seconds: float, message: str, status: int) -> threading.Timer:
+  """Ends this process when the time is over, with a message, unless the timer is cancelled."""
+
+  def end() -> None:
+    print(f"resnet-jax: {message}", file=sys.stderr, flush=True)
+    os._exit(status)
+
+  timer = threading.Timer(seconds, end)
+  timer.daemon = True
+  timer.start()
+  return timer

@@ -12,8 +12,10 @@ file has compiled is dropped behind it, or the process would grow to gigabytes.
 """
 
 import atexit
+import logging
 import os
 import pathlib
+import signal
 import tempfile
 
 DEVICES = 4
@@ -53,6 +55,24 @@ def _drop_compiled_programs():
   """Frees what a file of tests has compiled."""
   yield
   jax.clear_caches()
+
+
+@pytest.fixture
+def call_here(capfd):
+  """Runs a command within this process: its status, what it printed, and its errors."""
+  from resnet_jax import cli
+
+  level, listens = logging.getLogger("absl").level, signal.getsignal(signal.SIGTERM)
+
+  def call_here(*arguments) -> tuple[int, str, str]:
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as end:
+      cli.main([*map(str, arguments)])
+    return end.value.code, *capfd.readouterr()
+
+  yield call_here
+  logging.getLogger("absl").setLevel(level)
+  signal.signal(signal.SIGTERM, listens)
 
 
 @pytest.fixture

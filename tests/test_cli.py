@@ -6,7 +6,6 @@ an exception that nobody catches would fail the test.
 
 import functools
 import json
-import logging
 import os
 import pathlib
 import shutil
@@ -20,7 +19,6 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from resnet_jax import cli
 from resnet_jax.run import read_config
 from resnet_jax.training import Config, build_run
 from resnet_jax.training.restore import restore_variables
@@ -55,21 +53,6 @@ def call(*arguments) -> tuple[int, str, str]:
   process = start(*arguments)
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err
-
-
-@pytest.fixture
-def call_here(capfd):
-  """`call` within this process; for commands that end before they would train."""
-  level = logging.getLogger("absl").level
-
-  def call_here(*arguments) -> tuple[int, str, str]:
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as end:
-      cli.main([*map(str, arguments)])
-    return end.value.code, *capfd.readouterr()
-
-  yield call_here
-  logging.getLogger("absl").setLevel(level)
 
 
 def digits(workdir: pathlib.Path) -> tuple[object, ...]:

@@ -3,13 +3,11 @@
 import csv
 import dataclasses
 import json
-import logging
 
 import jax
 import numpy as np
 import pytest
 
-from resnet_jax import cli
 from resnet_jax.data import DataConfig, StreamingConfig, sources
 from resnet_jax.models import ModelConfig
 from resnet_jax.run.checkpoints import Checkpoints
@@ -34,21 +32,6 @@ def finished(workdir, **fields):
   claim(workdir, config, ())
   fit(build_run(config), workdir)
   return workdir
-
-
-@pytest.fixture
-def call(capfd):
-  """Runs a command within this process: its status, what it printed, and its errors."""
-  level = logging.getLogger("absl").level
-
-  def call(*arguments):
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as end:
-      cli.main([*map(str, arguments)])
-    return end.value.code, *capfd.readouterr()
-
-  yield call
-  logging.getLogger("absl").setLevel(level)
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +67,14 @@ def pictures_run(pictures, tmp_path_factory):
   return finished(workdir, data=pictures, batch_size=8, length="2 steps")
 
 
-def evaluated(call, *arguments):
-  status, out, err = call("evaluate", *arguments, "--json")
+def evaluated(call_here, *arguments):
+  status, out, err = call_here("evaluate", *arguments, "--json")
   assert status == 0, err
   return json.loads(out.splitlines()[-1])
 
 
-def test_it_is_said_which_weights_split_and_protocol(digits_run, call):
-  status, out, err = call("evaluate", "--workdir", digits_run, "--checkpoint", "best")
+def test_it_is_said_which_weights_split_and_protocol(digits_run, call_here):
+  status, out, err = call_here("evaluate", "--workdir", digits_run, "--checkpoint", "best")
   assert status == 0, err
   lines = out.splitlines()
   assert lines[0].startswith("resnet20 after step ")
@@ -102,14 +85,14 @@ def test_it_is_said_which_weights_split_and_protocol(digits_run, call):
     "protocol: center (the single view: images as they are)",
   ]
   assert lines[-1].startswith("validation accuracy: ")
-  values = evaluated(call, "--workdir", digits_run, "--ema", "--split", "test")
+  values = evaluated(call_here, "--workdir", digits_run, "--ema", "--split", "test")
   (member,) = values["members"]
   assert (member["weights"], member["checkpoint"], member["step"]) == ("average", "last", 6)
   assert (values["split"], values["examples"], values["dataset"]) == ("test", 360, "digits")
 
 
-def test_json_holds_errors_intervals_and_classes(digits_run, call):
-  values = evaluated(call, "--workdir", digits_run, "--per-class")
+def test_json_holds_errors_intervals_and_classes(digits_run, call_here):
+  values = evaluated(call_here, "--workdir", digits_run, "--per-class")
   top1 = values["top1"]
   assert top1["errors"] / 180 == top1["error"] == pytest.approx(1 - values["accuracy"])
   assert 0 <= top1["interval"][0] <= top1["error"] <= top1["interval"][1] <= 1
@@ -118,9 +101,9 @@ def test_json_holds_errors_intervals_and_classes(digits_run, call):
   assert [each["class"] for each in values["classes"]] == [str(digit) for digit in range(10)]
 
 
-def test_the_confusion_matrix_is_written_as_asked(digits_run, tmp_path, call):
+def test_the_confusion_matrix_is_written_as_asked(digits_run, tmp_path, call_here):
   for name in ("matrix.npz", "matrix.csv"):
-    values = evaluated(call, "--workdir", digits_run, "--confusion", tmp_path / name)
+    values = evaluated(call_here, "--workdir", digits_run, "--confusion", tmp_path / name)
   with np.load(tmp_path / "matrix.npz") as file:
     matrix, names = file["confusion"], file["class_names"]
   assert matrix.sum() == 180
@@ -131,16 +114,16 @@ def test_the_confusion_matrix_is_written_as_asked(digits_run, tmp_path, call):
   assert [[int(value) for value in row[1:]] for row in rows] == matrix.tolist()
 
 
-def test_an_ensemble_of_one_run_twice_is_that_run(digits_run, call):
-  one = evaluated(call, "--workdir", digits_run)
-  two = evaluated(call, "--workdir", digits_run, "--workdir", digits_run)
+def test_an_ensemble_of_one_run_twice_is_that_run(digits_run, call_here):
+  one = evaluated(call_here, "--workdir", digits_run)
+  two = evaluated(call_here, "--workdir", digits_run, "--workdir", digits_run)
   assert len(two.pop("members")) == 2 and one.pop("members")
   assert two.pop("loss") == pytest.approx(one.pop("loss"))
   assert two == one
 
 
-def test_an_ensemble_on_other_data_is_refused(digits_run, pictures_run, call):
-  status, out, err = call("evaluate", "--workdir", digits_run, "--workdir", pictures_run)
+def test_an_ensemble_on_other_data_is_refused(digits_run, pictures_run, call_here):
+  status, out, err = call_here("evaluate", "--workdir", digits_run, "--workdir", pictures_run)
   assert (status, out) == (2, "")
   assert "has other classes than" in err
   assert len(err.splitlines()) == 1
@@ -157,8 +140,8 @@ def test_an_ensemble_on_other_data_is_refused(digits_run, pictures_run, call):
     ),
   ],
 )
-def test_pictures_are_tested_by_every_protocol(pictures_run, call, protocol, named):
-  status, out, err = call("evaluate", "--workdir", pictures_run, *protocol)
+def test_pictures_are_tested_by_every_protocol(pictures_run, call_here, protocol, named):
+  status, out, err = call_here("evaluate", "--workdir", pictures_run, *protocol)
   assert status == 0, err
   assert f"protocol: {named}" in out.splitlines()
   assert "examples: 6" in out.splitlines()
@@ -175,28 +158,28 @@ def test_pictures_are_tested_by_every_protocol(pictures_run, call, protocol, nam
     (("--confusion", "absent/matrix.csv"), "no directory absent"),
   ],
 )
-def test_what_makes_no_sense_is_refused(digits_run, call, arguments, words):
-  status, out, err = call("evaluate", "--workdir", digits_run, *arguments)
+def test_what_makes_no_sense_is_refused(digits_run, call_here, arguments, words):
+  status, out, err = call_here("evaluate", "--workdir", digits_run, *arguments)
   assert (status, out) == (2, "")
   assert words in err
   assert "Traceback" not in err
 
 
-def test_a_crop_that_does_not_fit_is_refused(pictures, pictures_run, tmp_path, call):
-  status, _, err = call("evaluate", "--workdir", pictures_run, "--crop", "100")
+def test_a_crop_that_does_not_fit_is_refused(pictures, pictures_run, tmp_path, call_here):
+  status, _, err = call_here("evaluate", "--workdir", pictures_run, "--crop", "100")
   assert status == 2
   assert "a view of 100 pixels does not fit a short side of 26" in err
   model = ModelConfig("resnet20", {"stage_sizes": (1,), "width": 4, "head": "flatten"})
   flat = finished(tmp_path / "flat", data=pictures, model=model, batch_size=8, length="1 steps")
-  status, _, err = call("evaluate", "--workdir", flat, "--crop", "20")
+  status, _, err = call_here("evaluate", "--workdir", flat, "--crop", "20")
   assert (status, len(err.splitlines())) == (2, 1)
   assert "--crop 20: views of this size do not fit the network" in err
 
 
-def test_another_protocol_s_test_result_is_not_that_of_the_records(tmp_path, digits_run, call):
+def test_another_protocol_s_test_result_is_not_that_of_the_records(tmp_path, digits_run, call_here):
   before = list(read_records(digits_run))
   both = ("--workdir", digits_run, "--workdir", digits_run)
-  assert call("evaluate", *both, "--split", "test")[0] == 0
+  assert call_here("evaluate", *both, "--split", "test")[0] == 0
   assert list(read_records(digits_run)) == before
 
 
@@ -209,11 +192,11 @@ def leaves(workdir, average=False):
   }
 
 
-def test_a_re_estimated_run_differs_in_its_batch_statistics_alone(digits_run, tmp_path, call):
+def test_a_re_estimated_run_differs_in_its_batch_statistics_alone(digits_run, tmp_path, call_here):
   before = {p: p.read_bytes() for p in digits_run.rglob("*") if p.is_file() and p.name != "lock"}
   new = tmp_path / "new"
   arguments = ("--workdir", digits_run, "--examples", "100", "--output", new)
-  status, out, err = call("reestimate-bn", *arguments)
+  status, out, err = call_here("reestimate-bn", *arguments)
   assert status == 0, err
   assert "of 128 training examples, in batches of 32" in out
   assert {p: p.read_bytes() for p in before} == before
@@ -225,21 +208,22 @@ def test_a_re_estimated_run_differs_in_its_batch_statistics_alone(digits_run, tm
       assert not np.array_equal(one, other)
   raw, average = (leaves(new, average)["batch_stats"] for average in (False, True))
   assert not np.array_equal(raw[0], average[0])
-  status, out, err = call("evaluate", "--workdir", new)
+  status, out, err = call_here("evaluate", "--workdir", new)
   assert status == 0, err
   assert "batch statistics: re-estimated of 128 training examples" in out.splitlines()
   # Six steps from zero, the moving averages are not there yet.
   assert (
-    evaluated(call, "--workdir", new)["loss"] < evaluated(call, "--workdir", digits_run)["loss"]
+    evaluated(call_here, "--workdir", new)["loss"]
+    < evaluated(call_here, "--workdir", digits_run)["loss"]
   )
-  status, _, err = call("reestimate-bn", *arguments)
+  status, _, err = call_here("reestimate-bn", *arguments)
   assert (status, len(err.splitlines())) == (2, 1)
-  assert "is there already: choose a new directory" in err
+  assert "is there already: choose another directory" in err
   # It is a run like any other, and trained on it has moving averages again.
   fit(build_run(dataclasses.replace(CONFIG, ema_decay=0.5, length="8 steps")), new)
-  (member,) = evaluated(call, "--workdir", new)["members"]
+  (member,) = evaluated(call_here, "--workdir", new)["members"]
   assert (member["step"], member["batch_statistics"]) == (8, "training")
-  (member,) = evaluated(call, "--workdir", new, "--checkpoint", "6")["members"]
+  (member,) = evaluated(call_here, "--workdir", new, "--checkpoint", "6")["members"]
   assert member["batch_statistics"]["examples"] == 128
 
 
@@ -263,14 +247,14 @@ def chosen(workdir):
 
 
 def test_nothing_that_is_chosen_depends_on_the_labels_of_the_test_split(
-  tmp_path, call, monkeypatch
+  tmp_path, call_here, monkeypatch
 ):
   # The rate follows every evaluation, and is in the records.
   plateau = ScheduleConfig(kind="plateau", plateau=PlateauConfig(patience=0, threshold=0.5))
   fields = {"schedule": plateau, "length": "10 steps"}
   first = finished(tmp_path / "first", **fields)
-  results = [evaluated(call, "--workdir", first, "--split", "test")]
-  validated = [evaluated(call, "--workdir", first, "--checkpoint", "best")]
+  results = [evaluated(call_here, "--workdir", first, "--split", "test")]
+  validated = [evaluated(call_here, "--workdir", first, "--checkpoint", "best")]
   digits = sources.digits
 
   def permuted():
@@ -280,8 +264,8 @@ def test_nothing_that_is_chosen_depends_on_the_labels_of_the_test_split(
 
   monkeypatch.setattr(sources, "digits", permuted)
   second = finished(tmp_path / "second", **fields)
-  results.append(evaluated(call, "--workdir", second, "--split", "test"))
-  validated.append(evaluated(call, "--workdir", second, "--checkpoint", "best"))
+  results.append(evaluated(call_here, "--workdir", second, "--split", "test"))
+  validated.append(evaluated(call_here, "--workdir", second, "--checkpoint", "best"))
   assert results[0]["loss"] != results[1]["loss"]
   rates = {r["learning_rate"] for r in read_records(first) if r["split"] == "train"}
   assert len(rates) > 1

@@ -2,11 +2,9 @@
 
 import dataclasses
 import json
-import logging
 
 import pytest
 
-from resnet_jax import cli
 from resnet_jax.data import DataConfig
 from resnet_jax.models import ModelConfig
 from resnet_jax.run.records import read_records
@@ -22,21 +20,6 @@ CONFIG = Config(
 SMALL = ("--config.model.stage_sizes", "1", "--config.model.width=4", "--config.batch_size=32")
 
 
-@pytest.fixture
-def call(capfd):
-  """Runs a command within this process: its status, what it printed, and its errors."""
-  level = logging.getLogger("absl").level
-
-  def call(*arguments):
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as end:
-      cli.main([*map(str, arguments)])
-    return end.value.code, *capfd.readouterr()
-
-  yield call
-  logging.getLogger("absl").setLevel(level)
-
-
 def finished(workdir, **fields):
   config = dataclasses.replace(CONFIG, **fields)
   claim(workdir, config, ())
@@ -50,11 +33,11 @@ def raw(tmp_path_factory):
   return finished(tmp_path_factory.mktemp("raw"))
 
 
-def test_average_weights_are_measured_said_and_recorded_beside_the_others(tmp_path, call):
+def test_average_weights_are_measured_said_and_recorded_beside_the_others(tmp_path, call_here):
   finished(tmp_path, ema_decay=0.999)
-  status, _, err = call("evaluate", "--workdir", tmp_path, "--split", "test")
+  status, _, err = call_here("evaluate", "--workdir", tmp_path, "--split", "test")
   assert status == 0, err
-  status, out, err = call("evaluate", "--workdir", tmp_path, "--split", "test", "--ema")
+  status, out, err = call_here("evaluate", "--workdir", tmp_path, "--split", "test", "--ema")
   assert status == 0, err
   assert out.splitlines()[1] == "average weights (ema_decay 0.999)"
   (record,) = [r for r in read_records(tmp_path) if r["split"] == "test"]
@@ -64,17 +47,17 @@ def test_average_weights_are_measured_said_and_recorded_beside_the_others(tmp_pa
   assert out.splitlines()[-1] == f"test accuracy: {record['ema_accuracy']:.2%}"
 
 
-def test_a_run_without_average_weights_says_so(raw, call):
-  status, _, err = call("evaluate", "--workdir", raw, "--ema")
+def test_a_run_without_average_weights_says_so(raw, call_here):
+  status, _, err = call_here("evaluate", "--workdir", raw, "--ema")
   assert status == 2
   assert "has no average weights" in err
   assert "leave out --ema" in err
 
 
-def test_a_dry_run_says_what_the_run_would_start_from(raw, tmp_path, call):
+def test_a_dry_run_says_what_the_run_would_start_from(raw, tmp_path, call_here):
   fields = (*SMALL, f"--config.init_from={raw}", "--config.reset", "head/*")
   train = ("train", "--config", "digits", *fields, "--dry-run", "--workdir")
-  status, out, err = call(*train, tmp_path / "new")
+  status, out, err = call_here(*train, tmp_path / "new")
   assert status == 0, err
   assert out.splitlines()[-1] == (
     f"starts from the weights of step 3 of {raw}; head/bias, head/kernel start at random"
@@ -82,10 +65,10 @@ def test_a_dry_run_says_what_the_run_would_start_from(raw, tmp_path, call):
   assert json.loads(out.split("\n\n")[0])["reset"] == ["head/*"]
 
 
-def test_weights_that_do_not_fit_are_refused_before_anything_is_written(raw, tmp_path, call):
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(raw, tmp_path, call_here):
   fields = ("--config.model.stage_sizes", "2", "--config.model.width=4", "--config.batch_size=32")
   for more in ((), ("--dry-run",)):
-    status, out, err = call(
+    status, out, err = call_here(
       "train", "--config", "digits", "--workdir", tmp_path / "new", *fields,
       f"--config.init_from={raw}", *more,
     )  # fmt: skip

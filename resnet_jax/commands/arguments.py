@@ -35,6 +35,32 @@ def add_command(
   return parser
 
 
+def add_benchmark(
+  parts: Any, name: str, execute: Execute, summary: str, description: str, epilog: str
+) -> argparse.ArgumentParser:
+  """The parser of a part of `benchmark`; fields of a config may follow its arguments.
+
+  Args:
+    parts: Where argparse keeps the parsers of the parts.
+    name: The part.
+    execute: As in `add_command`.
+    summary: A line, without a full stop.
+    description: What stands before the arguments in its help, as it is.
+    epilog: What stands behind them.
+  """
+  parser = parts.add_parser(
+    name,
+    help=summary,
+    description=description,
+    epilog=epilog,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.set_defaults(command=execute, parser=parser, takes_fields=True)
+  parser.add_argument("--json-only", action="store_true", help="print the JSON object alone")
+  return parser
+
+
 def positive_number(text: str) -> float:
   """An argument that is a number above 0."""
   try:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from resnet_jax.commands.arguments import positive, positive_number
+from resnet_jax.commands.arguments import add_benchmark, positive, positive_number
 
 _DESCRIPTION = """\
 Reads the training view of a prepared data set as training does, up to the step, and says how many
@@ -23,15 +23,14 @@ same files, from memory by then, with as many threads. Nothing else should run o
 
 def add(parts: Any) -> None:
   """Adds its parser."""
-  sub = parts.add_parser(
+  sub = add_benchmark(
+    parts,
     "input",
-    help="reading, decoding and cropping of training images",
-    description=_DESCRIPTION,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
+    execute,
+    "reading, decoding and cropping of training images",
+    _DESCRIPTION,
+    _EPILOG,
   )
-  sub.set_defaults(command=execute, parser=sub, takes_fields=True)
   sub.add_argument(
     "--dataset",
     metavar="NAME",
@@ -79,7 +78,6 @@ def add(parts: Any) -> None:
     help="also measure the wait behind a step of so many milliseconds on an accelerator; default: "
     "a step that takes no time",
   )
-  sub.add_argument("--json-only", action="store_true", help="print the JSON object alone")
 
 
 def execute(options: argparse.Namespace, rest: list[str]) -> int:

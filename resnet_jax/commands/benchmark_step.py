@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from resnet_jax.commands.arguments import only_fields, positive
+from resnet_jax.commands.arguments import add_benchmark, only_fields, positive
 from resnet_jax.commands.process import configure_jax
 
 _DESCRIPTION = """\
@@ -20,15 +20,9 @@ Nothing else should run on the machine.
 
 def add(parts: Any) -> None:
   """Adds its parser."""
-  sub = parts.add_parser(
-    "step",
-    help="the training step, alone and within a run",
-    description=_DESCRIPTION,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
+  sub = add_benchmark(
+    parts, "step", execute, "the training step, alone and within a run", _DESCRIPTION, _EPILOG
   )
-  sub.set_defaults(command=execute, parser=sub, takes_fields=True)
   sub.add_argument(
     "--config",
     metavar="FILE[:ARG]",
@@ -44,7 +38,6 @@ def add(parts: Any) -> None:
     sub.add_argument(
       name, type=positive, metavar="N", default=default, help=f"{what}; default: {default}"
     )
-  sub.add_argument("--json-only", action="store_true", help="print the JSON object alone")
 
 
 def execute(options: argparse.Namespace, rest: list[str]) -> int:

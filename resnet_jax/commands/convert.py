@@ -74,7 +74,7 @@ def _read(options: argparse.Namespace, rest: list[str]) -> int:
   from resnet_jax import weights
   from resnet_jax.models.config import ModelConfig
   from resnet_jax.run.config import override_model
-  from resnet_jax.weights.directory import require_free
+  from resnet_jax.run.files import require_free
 
   require_free(options.output)
   try:

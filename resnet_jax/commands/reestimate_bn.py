@@ -42,19 +42,13 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   """Does it; gives the exit status."""
   del rest
   configure_jax()
-  import dataclasses
-
   from resnet_jax.run.environment import record_environment
   from resnet_jax.run.workdir import read_config
   from resnet_jax.training.build import build_run
-  from resnet_jax.training.config import Config
+  from resnet_jax.training.config import Config, with_data_dir
   from resnet_jax.training.reestimation import reestimate_run
 
-  config = read_config(options.workdir, Config)
-  if options.data_dir:
-    config = dataclasses.replace(
-      config, data=dataclasses.replace(config.data, data_dir=options.data_dir)
-    )
+  config = with_data_dir(read_config(options.workdir, Config), options.data_dir)
   done = reestimate_run(
     build_run(config), options.workdir, options.checkpoint, options.examples, options.output
   )

@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+from resnet_jax.errors import UserError
+
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
   """Writes a file under a temporary name and renames it: it is there as a whole, or as before."""
@@ -23,3 +25,9 @@ def sync(path: pathlib.Path) -> None:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+def require_free(directory: pathlib.Path) -> None:
+  """Raises a UserError unless a directory is absent or empty."""
+  if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+    raise UserError(f"{directory} is there already: choose another directory, or remove it")

@@ -77,7 +77,6 @@ def build_run(config: Config, trains: bool = True) -> Run:
   """
   check_config(config)
   dataset = open_dataset(config.data, config.seed)
-  _check_metrics(config, dataset)
 
   def steps(field: str, duration: str) -> int:
     return parse_steps(duration, field, config.batch_size, dataset.splits["train"].size)
@@ -88,6 +87,7 @@ def build_run(config: Config, trains: bool = True) -> Run:
   model = build_model(config, dataset)
   _check_parameter_names(config, model, dataset)
   if trains:
+    _check_metrics(config, dataset)
     _check_batch(config, model)
   length, profile_start = steps("length", config.length), None
   if config.profile.start is not None:

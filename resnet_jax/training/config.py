@@ -276,6 +276,13 @@ CHANGEABLE = (
 )
 
 
+def with_data_dir(config: Config, data_dir: str | None) -> Config:
+  """The config with its data elsewhere, if somewhere else is given."""
+  if not data_dir:
+    return config
+  return dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
+
+
 def changeable(config: Config) -> tuple[str, ...]:
   """The dotted paths of the fields in which a run that resumes may differ."""
   fixed = set()

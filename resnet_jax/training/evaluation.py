@@ -16,7 +16,7 @@ from resnet_jax.evaluation.protocols import Protocol, make_passes, resolve
 from resnet_jax.evaluation.scores import Scores, score_split
 from resnet_jax.run.workdir import read_config
 from resnet_jax.training.build import Run, build_run
-from resnet_jax.training.config import Config
+from resnet_jax.training.config import Config, with_data_dir
 from resnet_jax.training.reestimation import Reestimation, read_reestimation
 from resnet_jax.training.restore import restore_variables
 
@@ -90,9 +90,7 @@ def open_member(
   Raises:
     UserError: There is no such run, checkpoint, average or split; or it cannot be tested so.
   """
-  config = read_config(workdir, Config)
-  if data_dir:
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
+  config = with_data_dir(read_config(workdir, Config), data_dir)
   run = build_run(config, trains=False)
   splits = run.dataset.splits
   if split not in splits:

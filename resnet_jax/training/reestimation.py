@@ -12,6 +12,7 @@ from resnet_jax.evaluation.batch_statistics import reestimate
 from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.run.chosen_checkpoint import read_chosen
 from resnet_jax.run.config import from_json, to_json
+from resnet_jax.run.files import require_free
 from resnet_jax.run.workdir import claim, write_json
 from resnet_jax.training.build import Run
 from resnet_jax.training.restore import abstract_state, from_stored, to_stored
@@ -57,8 +58,7 @@ def reestimate_run(
     UserError: The output is in use; there is no such checkpoint; or the network has no batch norm.
     OSError: It could not be written.
   """
-  if output.exists() and (not output.is_dir() or any(output.iterdir())):
-    raise UserError(f"--output {output} is there already: choose a new directory")
+  require_free(output)
   config = run.config
   batch_size = config.batch_size // config.accumulate
   batches = -(-examples // batch_size)

@@ -29,7 +29,7 @@ from resnet_jax.weights.directory import (
   read_info,
   read_weights_directory,
 )
-from resnet_jax.weights.plain_arrays import nested
+from resnet_jax.weights.plain_arrays import flat, nested
 
 T = TypeVar("T")
 
@@ -180,14 +180,11 @@ def _variables_layout(checkpoints: Checkpoints, step: int) -> Layout:
 
 
 def _variables(checkpoints: Checkpoints, step: int) -> dict[str, np.ndarray]:
-  like: dict[str, Any] = {}
-  for name, (shape, dtype) in _variables_layout(checkpoints, step).items():
-    *path, last = name.split("/")
-    node = like
-    for key in path:
-      node = node.setdefault(key, {})
-    node[last] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=devices.replicated())
+  like = nested(
+    {
+      name: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=devices.replicated())
+      for name, (shape, dtype) in _variables_layout(checkpoints, step).items()
+    }
+  )
   # On the host: what they are put together with lies on the devices of one process alone.
-  variables = jax.device_get(checkpoints.restore_variables(step, like))
-  leaves = jax.tree_util.tree_leaves_with_path(variables)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+  return flat(jax.device_get(checkpoints.restore_variables(step, like)))

@@ -19,7 +19,7 @@ import numpy as np
 from resnet_jax.errors import UserError
 from resnet_jax.models.catalog import Network
 from resnet_jax.models.config import ModelConfig
-from resnet_jax.run.files import sync, write_whole
+from resnet_jax.run.files import require_free, sync, write_whole
 from resnet_jax.weights.array_files import read_safetensors
 from resnet_jax.weights.plain_arrays import flat, from_arrays
 from resnet_jax.weights.preprocessing import Preprocessing
@@ -163,12 +163,6 @@ def read_info(directory: str | pathlib.Path) -> WeightsInfo:
 def is_weights_directory(directory: str | pathlib.Path) -> bool:
   """Whether a directory holds weights, rather than a run."""
   return (pathlib.Path(directory) / INFO).is_file()
-
-
-def require_free(directory: pathlib.Path) -> None:
-  """Raises a UserError unless weights can be written to a directory."""
-  if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-    raise UserError(f"{directory} is there already: choose another directory, or remove it")
 
 
 def _storable(leaf: Any) -> np.ndarray:

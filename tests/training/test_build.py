@@ -21,7 +21,7 @@ from resnet_jax.training import (
   build,
 )
 from resnet_jax.training.build import build_run
-from resnet_jax.training.config import changeable
+from resnet_jax.training.config import ProfileConfig, changeable
 from resnet_jax.training.dry_run import describe_run
 
 CONFIG = Config(
@@ -122,6 +122,21 @@ def test_a_plateau_rule_without_a_validation_split_is_refused(monkeypatch):
   monkeypatch.setattr(build, "open_dataset", lambda *_: train_only)
   with pytest.raises(UserError, match=r"plateau.*no validation split"):
     build_run(dataclasses.replace(CONFIG, schedule=ScheduleConfig(kind="plateau")))
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"checkpoint": CheckpointConfig(metric="ema_loss")},
+    {"batch_size": 18},
+    {"profile": ProfileConfig(start="900 steps")},
+  ],
+)
+def test_what_a_run_lacks_to_be_trained_does_not_keep_it_from_being_measured(change):
+  config = dataclasses.replace(CONFIG, **change)
+  with pytest.raises(UserError):
+    build_run(config)
+  assert build_run(config, trains=False).config == config
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import logging
 import sys
 import types
 
@@ -13,7 +12,6 @@ import pytest
 from tiny import TINY, assert_equal, tiny
 
 import resnet_jax
-from resnet_jax import cli
 from resnet_jax.data import DataConfig, SyntheticConfig
 from resnet_jax.errors import UserError
 from resnet_jax.models import ModelConfig
@@ -25,21 +23,6 @@ from resnet_jax.training.weight_source import read_layout
 from resnet_jax.weights import convert, load_weights, save_torchvision, to_torchvision
 
 FIELDS = ("--config.model.stage_sizes", "1", "1", "1", "1", "--config.model.width=4")
-
-
-@pytest.fixture
-def call(capfd):
-  """Runs a command within this process: its status, what it printed, and its errors."""
-  level = logging.getLogger("absl").level
-
-  def call(*arguments):
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as end:
-      cli.main([*map(str, arguments)])
-    return end.value.code, *capfd.readouterr()
-
-  yield call
-  logging.getLogger("absl").setLevel(level)
 
 
 @pytest.fixture
@@ -55,18 +38,18 @@ def arguments(file, output, *more):
           "--output", output, *FIELDS, *more)  # fmt: skip
 
 
-def test_weights_go_in_and_out_again(foreign, tmp_path, call):
+def test_weights_go_in_and_out_again(foreign, tmp_path, call_here):
   file, variables = foreign
   names = tmp_path / "names.txt"
   names.write_text("a\nb\nc\nd\ne\n")
-  status, out, err = call(*arguments(file, tmp_path / "in", "--class-names", names))
+  status, out, err = call_here(*arguments(file, tmp_path / "in", "--class-names", names))
   assert status == 0, err
   assert out.startswith(f"{tmp_path / 'in'}: resnet18 of net.safetensors, with ")
   assert "pool_padding=(1, 1)" in out
   _, found, info = load_weights(tmp_path / "in")
   assert_equal(found, variables)
   assert info.class_names == tuple("abcde")
-  status, out, err = call(
+  status, out, err = call_here(
     "convert", "--weights", tmp_path / "in", "--format", "torchvision",
     "--output", tmp_path / "out.safetensors",
   )  # fmt: skip
@@ -74,7 +57,7 @@ def test_weights_go_in_and_out_again(foreign, tmp_path, call):
   assert (tmp_path / "out.safetensors").read_bytes() == file.read_bytes()
 
 
-def test_what_is_wrong_costs_a_short_message_and_writes_nothing(foreign, tmp_path, call):
+def test_what_is_wrong_costs_a_short_message_and_writes_nothing(foreign, tmp_path, call_here):
   file, _ = foreign
   half = tmp_path / "half.safetensors"
   half.write_bytes(file.read_bytes()[:1000])
@@ -94,7 +77,7 @@ def test_what_is_wrong_costs_a_short_message_and_writes_nothing(foreign, tmp_pat
     (("convert", "--weights", tmp_path, "--format", "torchvision", "--output", "a.safetensors"),
      "is not the directory of a run"),
   ):  # fmt: skip
-    status, out, err = call(*more)
+    status, out, err = call_here(*more)
     assert (status, out) == (2, ""), more
     assert message in err
     assert "Traceback" not in err
@@ -125,9 +108,9 @@ CONFIG = Config(
 )
 
 
-def test_a_run_starts_from_converted_weights(foreign, tmp_path, call, capfd):
+def test_a_run_starts_from_converted_weights(foreign, tmp_path, call_here, capfd):
   file, variables = foreign
-  call(*arguments(file, tmp_path / "in"))
+  call_here(*arguments(file, tmp_path / "in"))
   config = dataclasses.replace(CONFIG, init_from=str(tmp_path / "in"), reset=("head/*",))
   state = jax.device_get(initial_state(build_run(config)))
   assert capfd.readouterr().out == (
@@ -149,12 +132,12 @@ def test_a_run_starts_from_converted_weights(foreign, tmp_path, call, capfd):
     read_layout(str(tmp_path / "in"))
 
 
-def test_a_run_s_weights_go_out(tmp_path, call):
+def test_a_run_s_weights_go_out(tmp_path, call_here):
   (tmp_path / "run").mkdir()
   claim(tmp_path / "run", CONFIG, ())
   state = jax.device_get(fit(build_run(CONFIG), tmp_path / "run"))
   file = tmp_path / "out.safetensors"
-  status, out, err = call(
+  status, out, err = call_here(
     "convert", "--weights", tmp_path / "run", "--format", "torchvision", "--output", file
   )
   assert status == 0, err
@@ -202,6 +185,6 @@ def test_without_the_hub_s_package_the_extra_is_named(monkeypatch):
     convert("timm", "timm/resnet50.a1_in1k", "resnet50")
 
 
-def test_the_command_offers_every_source(call):
+def test_the_command_offers_every_source(call_here):
   sources = importlib.import_module("resnet_jax.weights").SOURCES
-  assert "{" + ",".join(sources) + "}" in call("convert", "--help")[1]
+  assert "{" + ",".join(sources) + "}" in call_here("convert", "--help")[1]
