@@ -13,6 +13,7 @@ from resnet_jax.commands import (
   convert,
   evaluate,
   models,
+  predict,
   prepare,
   reestimate_bn,
   report,
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--version", action="version", version=f"resnet_jax {__version__}")
   commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-  for command in (train, evaluate, reestimate_bn, models, prepare, convert, report):
+  for command in (train, evaluate, predict, reestimate_bn, models, prepare, convert, report):
     command.add(commands)
   benchmark = commands.add_parser(
     "benchmark",

@@ -61,6 +61,21 @@ def add_benchmark(
   return parser
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+  """Adds the arguments that choose between a run's weights."""
+  parser.add_argument(
+    "--checkpoint",
+    metavar="last|best|STEP",
+    default="last",
+    help="which weights of a run: the last, the best by its checkpoint.metric, or a step's",
+  )
+  parser.add_argument(
+    "--ema",
+    action="store_true",
+    help="the moving average of the weights instead, of a run with ema_decay",
+  )
+
+
 def positive_number(text: str) -> float:
   """An argument that is a number above 0."""
   try:

@@ -4,14 +4,17 @@ import argparse
 import pathlib
 from typing import Any
 
-from resnet_jax.commands.arguments import add_command, directory, only_fields
+from resnet_jax.commands.arguments import add_command, directory, only_fields, positive
 from resnet_jax.errors import UserError
 
 _MORE = """\
 In: --source and --input name foreign weights, --model the network of the catalog that they are of,
 --output the directory to write. What the weights need of the network is set and stored with them.
 Fields are replaced as in train, for example --config.model.width_per_group=128. Out: --weights
-names such a directory or a run, --format what to write, --output the file.
+names such a directory or a run, --format what to write, --output where. torchvision is a state
+dict, one .safetensors file. stablehlo is a directory with a program for CPUs, GPUs and TPUs that
+holds the weights and needs nothing but JAX; it takes uint8 pixels where the preprocessing is known,
+and its output i is class i.
 """
 
 
@@ -40,19 +43,39 @@ def add(commands: Any) -> None:
   read.add_argument(
     "--class-names", metavar="FILE", type=pathlib.Path, help="a line for each class, in order"
   )
+  read.add_argument(
+    "--class-offset",
+    metavar="N",
+    type=positive,
+    help="how many outputs stand before that of the first class, such as a background's",
+  )
   write = parser.add_argument_group("out")
   write.add_argument(
     "--weights",
     metavar="DIR",
     help="converted weights, or a run's: DIR (its last checkpoint), DIR:best or DIR:STEP",
   )
-  write.add_argument("--format", choices=("torchvision",), help="a state dict, as .safetensors")
+  write.add_argument(
+    "--ema", action="store_true", help="the moving average of a run's weights instead"
+  )
+  write.add_argument("--format", choices=("torchvision", "stablehlo"), help="what to write")
+  write.add_argument(
+    "--image-size",
+    metavar="N",
+    type=positive,
+    help="of stablehlo: it takes N x N pixels; where the preprocessing is known, those of its crop",
+  )
+  write.add_argument(
+    "--normalized",
+    action="store_true",
+    help="of stablehlo: it takes float32 as the network does, though the preprocessing is known",
+  )
   parser.add_argument(
     "--output",
     metavar="PATH",
     type=directory,
     required=True,
-    help="the directory to write, or going out the .safetensors file",
+    help="the directory to write, or for --format torchvision the .safetensors file",
   )
 
 
@@ -61,13 +84,18 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   only_fields(options, rest)
   reading = (options.source, options.input, options.model)
   writing = (options.weights, options.format)
-  if all(reading) and not any(writing):
+  shape = (options.image_size, options.normalized)
+  if all(reading) and not any((*writing, *shape, options.ema)):
     return _read(options, rest)
-  if not all(writing) or any((*reading, options.class_names, *rest)):
+  if not all(writing) or any((*reading, options.class_names, options.class_offset, *rest)):
     options.parser.error(
       "give --source, --input, --model and --output, or --weights, --format and --output"
     )
-  return _write(options)
+  if options.format == "stablehlo":
+    return _write_stablehlo(options)
+  if any(shape):
+    options.parser.error("--image-size and --normalized are of --format stablehlo")
+  return _write_torchvision(options)
 
 
 def _read(options: argparse.Namespace, rest: list[str]) -> int:
@@ -85,7 +113,7 @@ def _read(options: argparse.Namespace, rest: list[str]) -> int:
     options.parser.error(f"--config.model.name={chosen.name}: --model is {options.model}")
   names = None if options.class_names is None else _lines(options.class_names)
   variables, info = weights.convert(
-    options.source, options.input, options.model, chosen.overrides, names
+    options.source, options.input, options.model, chosen.overrides, names, options.class_offset or 0
   )
   info = weights.save_weights(options.output, variables, info)
   fields = ", ".join(f"{name}={value!r}" for name, value in info.model.overrides.items())
@@ -97,15 +125,47 @@ def _read(options: argparse.Namespace, rest: list[str]) -> int:
   return 0
 
 
-def _write(options: argparse.Namespace) -> int:
+def _write_torchvision(options: argparse.Namespace) -> int:
   from resnet_jax import weights
   from resnet_jax.training.weight_source import read_network
 
   if options.output.suffix != ".safetensors":
     options.parser.error(f"--output {options.output}: {options.format} is FILE.safetensors")
-  where, model, variables = read_network(options.weights)
+  where, model, variables, _ = read_network(options.weights, options.ema)
   weights.save_torchvision(options.output, model, variables)
   print(f"{options.output}: {where}")
+  return 0
+
+
+def _write_stablehlo(options: argparse.Namespace) -> int:
+  from resnet_jax import weights
+  from resnet_jax.run.files import require_free
+  from resnet_jax.training.weight_source import read_network
+  from resnet_jax.weights.program import image_channels
+
+  require_free(options.output)
+  where, model, variables, info = read_network(options.weights, options.ema)
+  model, variables = weights.without_offset(model, variables, info)
+  image_shape = None
+  if options.image_size is not None:
+    image_shape = (options.image_size, options.image_size, image_channels(variables))
+  exported = weights.save_export(
+    options.output,
+    model,
+    variables,
+    info.preprocessing,
+    info.class_names,
+    name=info.model.name,
+    source=where,
+    image_shape=image_shape,
+    normalized=options.normalized,
+  )
+  shape = ", ".join(map(str, exported.input_shape))
+  print(
+    f"{options.output}: {where}; takes {exported.input_dtype} (N, {shape}), "
+    f"{'pixels' if exported.input == 'pixels' else 'normalised as for the network'}; gives "
+    f"{exported.outputs} logits; for {', '.join(exported.platforms)}"
+  )
   return 0
 
 

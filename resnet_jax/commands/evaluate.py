@@ -5,9 +5,12 @@ import pathlib
 import sys
 from typing import Any
 
-from resnet_jax.commands.arguments import add_command, positive
+from resnet_jax.commands.arguments import add_checkpoint, add_command, positive
 from resnet_jax.commands.process import configure_jax
 from resnet_jax.errors import UserError
+
+# Of networks as large as those of ImageNet, on a machine of any size.
+_BATCH_SIZE = 100
 
 
 def add(commands: Any) -> None:
@@ -16,31 +19,39 @@ def add(commands: Any) -> None:
     commands,
     "evaluate",
     execute,
-    "measure a run's network on a split, every example once",
-    "Several runs are measured as an ensemble: the mean of their softmax scores. The last line is "
-    "the accuracy, or with --json all results.",
+    "measure the network of a run, or converted weights, on a split, every example once",
+    "Several are measured as an ensemble: the mean of their softmax scores. The last line is the "
+    "accuracy, or with --json all results.",
   )
   parser.add_argument(
     "--workdir",
     metavar="DIR",
     type=pathlib.Path,
-    required=True,
+    default=[],
     action="append",
-    help="the run's directory; again for each further member of an ensemble",
+    help="a run's directory; again for each further member of an ensemble",
   )
   parser.add_argument(
-    "--checkpoint",
-    metavar="last|best|STEP",
-    default="last",
-    help="which weights: the last, the best by the run's checkpoint.metric, or a step's",
+    "--weights",
+    metavar="DIR",
+    type=pathlib.Path,
+    default=[],
+    action="append",
+    help="a directory of converted weights, shown what they expect; again likewise",
   )
-  parser.add_argument(
-    "--ema",
-    action="store_true",
-    help="the moving average of the weights instead, of a run with ema_decay",
-  )
+  add_checkpoint(parser)
   parser.add_argument("--split", choices=("validation", "test"), default="validation")
-  parser.add_argument("--data-dir", metavar="DIR", help="where the data lies now")
+  parser.add_argument(
+    "--dataset", metavar="NAME", help="of --weights: on which data set; see `prepare --help`"
+  )
+  parser.add_argument("--data-dir", metavar="DIR", help="where the data lies, or a run's lies now")
+  parser.add_argument(
+    "--batch-size",
+    metavar="N",
+    type=positive,
+    help="views at a time, over all devices; the results are the same. Default: the run's "
+    f"evaluation_batch_size; {_BATCH_SIZE} for weights",
+  )
   _add_protocol(parser)
   results = parser.add_argument_group("results")
   results.add_argument("--per-class", action="store_true", help="a line for each class too")
@@ -92,6 +103,12 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
     options.parser.error("give --short-side or --short-sides")
   if options.short_side and options.protocol == "dense":
     options.parser.error("--protocol dense takes --short-sides")
+  if not options.workdir and not options.weights:
+    options.parser.error("give --workdir or --weights")
+  if bool(options.weights) != bool(options.dataset):
+    options.parser.error("--weights and --dataset are given together")
+  if not options.workdir and (options.ema or options.checkpoint != "last"):
+    options.parser.error("--checkpoint and --ema belong to --workdir")
   configure_jax()
   from resnet_jax.commands.evaluation_output import print_results, write_confusion
   from resnet_jax.evaluation.protocols import Protocol
@@ -102,9 +119,8 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   protocol = Protocol(options.protocol, options.crop, sides or None, options.quantum)
   members = _open(options, protocol)
   found = outcomes(mean_scores(member.score() for member in members))
-  dataset = members[0].run.dataset
   if options.confusion:
-    write_confusion(options.confusion, found, dataset.class_names)
+    write_confusion(options.confusion, found, members[0].dataset.class_names)
   if options.split == "test":
     _record(members, protocol, found.metrics())
   print_results(members, found, per_class=options.per_class, as_json=options.json)
@@ -113,20 +129,25 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _open(options: argparse.Namespace, protocol: Any) -> Any:
   """The members, everything about them checked before any is measured."""
+  from resnet_jax.data.config import DataConfig
   from resnet_jax.data.dataset import examples_fingerprint
-  from resnet_jax.training.evaluation import open_member
+  from resnet_jax.training.evaluation import open_run, open_weights
 
+  split, data_dir, batch_size = options.split, options.data_dir, options.batch_size
   members = [
-    open_member(workdir, options.checkpoint, options.ema, options.split, protocol, options.data_dir)
+    open_run(workdir, options.checkpoint, options.ema, split, protocol, data_dir, batch_size)
     for workdir in options.workdir
   ]
+  for weights in options.weights:
+    data = DataConfig(options.dataset, data_dir)
+    members.append(open_weights(weights, data, split, protocol, batch_size or _BATCH_SIZE))
   first, *others = members
   for other in others:
-    if other.run.dataset.class_names != first.run.dataset.class_names:
-      raise UserError(f"{other.workdir} has other classes than {first.workdir}: no ensemble")
+    if other.dataset.class_names != first.dataset.class_names:
+      raise UserError(f"{other.place} has other classes than {first.place}: no ensemble")
     if examples_fingerprint(other.split) != examples_fingerprint(first.split):
       raise UserError(
-        f"the {options.split} split of {other.workdir} is not that of {first.workdir}: no ensemble"
+        f"the {options.split} split of {other.place} is not that of {first.place}: no ensemble"
       )
   return members
 
@@ -135,13 +156,14 @@ def _record(members: Any, protocol: Any, values: dict[str, float]) -> None:
   """Adds a line to metrics.jsonl, for one run as its validation shows it."""
   from resnet_jax.run.lock import locked
   from resnet_jax.run.records import record_once
+  from resnet_jax.training.evaluation import RunOrigin
 
-  if len(members) > 1 or not protocol.is_the_runs_own:
+  run = members[0].origin
+  if len(members) > 1 or not protocol.is_the_runs_own or not isinstance(run, RunOrigin):
     return
-  (member,) = members
   try:
-    with locked(member.workdir):
-      record_once(member.workdir, member.step, "test", average=member.average, **values)
+    with locked(run.workdir):
+      record_once(run.workdir, run.step, "test", average=run.ema_decay is not None, **values)
   except UserError as error:
     print(f"not recorded: {error}", file=sys.stderr)
 

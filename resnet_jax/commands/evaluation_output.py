@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.evaluation.results import Outcomes, wilson_interval
-from resnet_jax.training.evaluation import Member
+from resnet_jax.training.evaluation import Member, RunOrigin
 
 
 def print_results(
@@ -24,7 +24,7 @@ def print_results(
     per_class: Whether to say it of each class too.
     as_json: Whether as one JSON object on one line, instead of text.
   """
-  names = members[0].run.dataset.class_names
+  names = members[0].dataset.class_names
   if as_json:
     print(json.dumps(_as_json(members, found, names if per_class else ()), allow_nan=False))
     return
@@ -68,15 +68,22 @@ def write_confusion(path: pathlib.Path, found: Outcomes, class_names: Sequence[s
 
 
 def _print_member(member: Member) -> None:
-  config = member.run.config
-  print(
-    f"{config.model.name} after step {member.step} of {member.workdir} on the {member.split.name} "
-    f"split of {member.run.dataset.name}"
-  )
-  print(f"average weights (ema_decay {config.ema_decay})" if member.average else "raw weights")
-  print(f"checkpoint: {member.checkpoint}")
-  if member.reestimation:
-    print(f"batch statistics: re-estimated of {member.reestimation.examples} training examples")
+  origin, shown = member.origin, f"on the {member.split.name} split of {member.dataset.name}"
+  if isinstance(origin, RunOrigin):
+    print(f"{origin.model} after step {origin.step} of {origin.workdir} {shown}")
+    averaged = origin.ema_decay is not None
+    print(f"average weights (ema_decay {origin.ema_decay})" if averaged else "raw weights")
+    print(f"checkpoint: {origin.checkpoint}")
+    if origin.reestimation:
+      print(f"batch statistics: re-estimated of {origin.reestimation.examples} training examples")
+  else:
+    info = origin.info
+    print(f"{info.model.name} of {origin.directory} {shown}")
+    print(f"weights: {' '.join(filter(None, (info.source, info.file)))}, SHA-256 {info.sha256}")
+    if info.class_offset:
+      print(f"class offset: {info.class_offset} (so many first outputs are left out)")
+    if info.top1 is not None:
+      print(f"published top-1 accuracy: {info.top1:.2%}")
   print(f"protocol: {member.protocol}")
 
 
@@ -100,7 +107,7 @@ def _as_json(
 ) -> dict[str, Any]:
   values: dict[str, Any] = {
     "members": [_member_values(member) for member in members],
-    "dataset": members[0].run.dataset.name,
+    "dataset": members[0].dataset.name,
     "split": members[0].split.name,
     **found.metrics(),
     "top1": _error_values(found, 1),
@@ -121,13 +128,26 @@ def _as_json(
 
 
 def _member_values(member: Member) -> dict[str, Any]:
-  reestimation = member.reestimation
+  origin, protocol = member.origin, dataclasses.asdict(member.protocol)
+  if isinstance(origin, RunOrigin):
+    reestimation = origin.reestimation
+    return {
+      "workdir": str(origin.workdir),
+      "model": origin.model,
+      "checkpoint": origin.checkpoint,
+      "step": origin.step,
+      "weights": "raw" if origin.ema_decay is None else "average",
+      "batch_statistics": dataclasses.asdict(reestimation) if reestimation else "training",
+      "protocol": protocol,
+    }
+  info = origin.info
   return {
-    "workdir": str(member.workdir),
-    "model": member.run.config.model.name,
-    "checkpoint": member.checkpoint,
-    "step": member.step,
-    "weights": "average" if member.average else "raw",
-    "batch_statistics": dataclasses.asdict(reestimation) if reestimation else "training",
-    "protocol": dataclasses.asdict(member.protocol),
+    "directory": str(origin.directory),
+    "model": info.model.name,
+    "weights": info.source,
+    "file": info.file,
+    "sha256": info.sha256,
+    "class_offset": info.class_offset,
+    "published_top1": info.top1,
+    "protocol": protocol,
   }

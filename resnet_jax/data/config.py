@@ -8,6 +8,10 @@ import msgspec
 # Checked when a config is loaded or built, like the types.
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+Channels = Literal["RGB", "BGR"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,7 @@ class StreamingConfig:
     short_side_max: Largest short side, in pixels; the size is drawn uniformly, both included.
     inception: Inception's crop.
     short_side_evaluation: Short side, in pixels, before the centre crop of the evaluation view.
+    interpolation: Of the resizing to it, antialiased; that of training is bilinear.
     flip: Whether to mirror each training image left to right with probability 1/2.
     color_noise: Standard deviation of the noise along the principal components of RGB (AlexNet's
       colour augmentation, which the paper uses; 0.1 there), 0 for none.
@@ -90,6 +95,7 @@ class StreamingConfig:
   short_side_max: Count = 480
   inception: InceptionCropConfig = InceptionCropConfig()
   short_side_evaluation: Count = 256
+  interpolation: Interpolation = "bilinear"
   flip: bool = True
   color_noise: Annotated[float, msgspec.Meta(ge=0)] = 0.1
   color_components: Literal["alexnet", "training_split"] = "alexnet"
@@ -133,7 +139,12 @@ class DataConfig:
       folders, of a fixed shuffled one): 5000 for the paper's 45k/5k split of CIFAR-10, 0 to train
       on all of them. Must be 0 where the data set has a validation split of its own: digits,
       synthetic, imagenet2012, a folder with val/.
-    mean: What is subtracted: the mean image (pixel, as the paper does) or its mean colour.
+    mean: What is subtracted: the data set's mean image (pixel, as the paper does) or mean colour
+      (channel); or numbers, one for each channel, as the weights that a run starts from have them.
+    std: What is divided by then: a number for each channel, or one for all.
+    scale: What pixels, 0 to 255, are divided by before: 255 where the numbers of mean and std are
+      of [0, 1]. The network is shown (pixels / scale - mean) / std.
+    channels: In which order the network is shown the colours, and mean and std are given.
     resident: Settings of data sets that lie whole on the device.
     streaming: Settings of data sets that are decoded on the host.
     synthetic: Settings of the synthetic data set.
@@ -145,7 +156,10 @@ class DataConfig:
   dataset: str = "digits"
   data_dir: str | None = None
   held_out: CountOrZero = 0
-  mean: Literal["pixel", "channel"] = "pixel"
+  mean: Literal["pixel", "channel"] | tuple[float, ...] = "pixel"
+  std: tuple[Positive, ...] = (1.0,)
+  scale: Positive = 1.0
+  channels: Channels = "RGB"
   resident: ResidentConfig = ResidentConfig()
   streaming: StreamingConfig = StreamingConfig()
   synthetic: SyntheticConfig = SyntheticConfig()

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from resnet_jax.data.config import DataConfig
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import UserError
 
 # Host arrays with a leading axis of examples. Always `epoch` and `example` (int32) and `weight`
@@ -69,12 +70,14 @@ class Dataset:
     class_names: The name of each class, in the order of the labels.
     image_shape: (height, width, channels) of what the views return.
     splits: By name: train always; validation and test where they exist.
+    preprocessing: What is done to the pixels of an image in evaluation.
   """
 
   name: str
   class_names: tuple[str, ...]
   image_shape: tuple[int, int, int]
   splits: Mapping[str, Split]
+  preprocessing: Preprocessing
 
   @property
   def num_classes(self) -> int:

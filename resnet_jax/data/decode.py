@@ -7,15 +7,17 @@ EXIF orientation is ignored, as TensorFlow's decoder and the common ImageNet pip
 trained elsewhere saw these pixels, and a few hundred ImageNet files carry wrong tags.
 """
 
+import functools
 import math
 import os
 from collections.abc import Callable
 
 import numpy as np
 
+from resnet_jax.data.config import Interpolation
 from resnet_jax.data.jpeg import decode_rows, read_frame
 from resnet_jax.data.pillow import decode_with_pillow
-from resnet_jax.data.resample import resize_exactly, resize_quickly
+from resnet_jax.data.resample import REACH, resize_exactly, resize_quickly
 from resnet_jax.data.windows import Window
 
 # libjpeg-turbo reduces by these in no time.
@@ -37,8 +39,9 @@ def decode_window(
   shape: tuple[int, int],
   *,
   quick: bool = False,
+  interpolation: Interpolation = "bilinear",
 ) -> np.ndarray:
-  """Decodes an image and resizes one window of it, antialiased and bilinear.
+  """Decodes an image and resizes one window of it, antialiased.
 
   Args:
     encoded: A JPEG, PNG, … file, of any colour mode, which is made RGB; or the (H, W, 3) uint8
@@ -46,7 +49,8 @@ def decode_window(
     window: From (height, width) of the image to the window that is shown.
     shape: (height, width) of the result.
     quick: Whether to decode large JPEGs to a half, a quarter or an eighth first, and to resize by
-      `resize_quickly`, for which windows begin at whole pixels.
+      `resize_quickly`, for which windows begin at whole pixels; always bilinear.
+    interpolation: Of the exact resizing.
 
   Returns:
     (height, width, 3) uint8.
@@ -54,7 +58,9 @@ def decode_window(
   Raises:
     UndecodableError: If the bytes are not a whole image.
   """
-  resize = resize_quickly if quick else resize_exactly
+  resize = (
+    resize_quickly if quick else functools.partial(resize_exactly, interpolation=interpolation)
+  )
   if isinstance(encoded, np.ndarray):
     return resize(encoded, window(*encoded.shape[:2]), shape)
   frame = read_frame(encoded)
@@ -63,8 +69,8 @@ def decode_window(
     return resize(image, window(*image.shape[:2]), shape)
   shown = window(frame.height, frame.width)
   down, across = (shown.bottom - shown.top) / shape[0], (shown.right - shown.left) / shape[1]
-  # Rows below the window weigh in at its edge.
-  rows = math.ceil(shown.bottom + max(down, 1))
+  # Rows below the window weigh in at its edge, as far as the filter reaches.
+  rows = math.ceil(shown.bottom + REACH[interpolation] * max(down, 1))
   reduction = next((r for r in _REDUCTIONS if quick and r <= min(down, across)), 1)
   pixels = decode_rows(encoded, frame, rows, reduction)
   if reduction == 1:
@@ -78,6 +84,7 @@ def decode_windows(
   encoded: bytes | np.ndarray,
   windows: Callable[[int, int], tuple[Window, ...]],
   shape: tuple[int, int],
+  interpolation: Interpolation = "bilinear",
 ) -> np.ndarray:
   """Decodes an image once and resizes several windows of it exactly.
 
@@ -85,6 +92,7 @@ def decode_windows(
     encoded: As `decode_window`'s.
     windows: From (height, width) of the image to the windows.
     shape: (height, width) of each result.
+    interpolation: Of the resizing.
 
   Returns:
     (windows, height, width, 3) uint8.
@@ -93,7 +101,8 @@ def decode_windows(
     UndecodableError: If the bytes are not a whole image.
   """
   image = decode_image(encoded)
-  return np.stack([resize_exactly(image, shown, shape) for shown in windows(*image.shape[:2])])
+  shown = windows(*image.shape[:2])
+  return np.stack([resize_exactly(image, window, shape, interpolation) for window in shown])
 
 
 def decode_image(encoded: bytes | np.ndarray) -> np.ndarray:

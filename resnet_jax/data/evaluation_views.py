@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data.config import StreamingConfig
+from resnet_jax.data.config import Interpolation, StreamingConfig
 from resnet_jax.data.dataset import Batch, Split, positions
 from resnet_jax.data.decode import decode_image, decode_window, decode_windows
 from resnet_jax.data.decoded_examples import DecodedExamples
 from resnet_jax.data.feed import fill
+from resnet_jax.data.preprocessing import normalize
 from resnet_jax.data.resample import resize_exactly
 from resnet_jax.data.windows import Window, center_window, five_windows, rounded_shape
 
@@ -32,7 +33,7 @@ def show_center_crop(
   del epoch, example
   size = settings.image_size
   window = functools.partial(center_window, short_side=settings.short_side_evaluation, size=size)
-  return decode_window(image, window, (size, size))
+  return decode_window(image, window, (size, size), interpolation=settings.interpolation)
 
 
 def show_five_crops(
@@ -42,16 +43,22 @@ def show_five_crops(
   del epoch, example
   size = settings.image_size
   windows = functools.partial(five_windows, short_side=settings.short_side_evaluation, size=size)
-  return decode_windows(image, windows, (size, size))
+  return decode_windows(image, windows, (size, size), settings.interpolation)
 
 
-def whole_image(image: bytes | np.ndarray, short_side: int, quantum: int = 1) -> np.ndarray:
+def whole_image(
+  image: bytes | np.ndarray,
+  short_side: int,
+  quantum: int = 1,
+  interpolation: Interpolation = "bilinear",
+) -> np.ndarray:
   """The whole image with its short side made `short_side`: (H, W, 3) uint8.
 
   Args:
     image: An encoded image, or (H, W, 3) uint8 pixels.
     short_side: In pixels.
     quantum: The long side is rounded to a multiple of this; see `windows.rounded_shape`.
+    interpolation: Of the resizing.
 
   Raises:
     UndecodableError: If the bytes are not a whole image.
@@ -59,34 +66,30 @@ def whole_image(image: bytes | np.ndarray, short_side: int, quantum: int = 1) ->
   pixels = decode_image(image)
   height, width = pixels.shape[:2]
   shape = rounded_shape(height, width, short_side, quantum)
-  return resize_exactly(pixels, Window(0, 0, width, height), shape)
+  return resize_exactly(pixels, Window(0, 0, width, height), shape, interpolation)
 
 
 def plain_view(
   constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The view of evaluation: pixels less the mean.
+  """The view of evaluation: pixels, normalised.
 
   Args:
-    constants: `mean` (H, W, 3) or (3,) float32.
-    batch: `image` (N, H, W, 3) uint8 and `label` (N,) int32. Of another size than the mean image,
-      which cannot be subtracted from it, its colour is subtracted.
+    constants: What `preprocessing.normalize` takes.
+    batch: `image` (N, H, W, 3) uint8 and `label` (N,) int32.
     key: Unused; the view is the same each time.
 
   Returns:
     Images (N, H, W, 3) float32, labels (N,) int32.
   """
   del key
-  mean, image = constants["mean"], batch["image"]
-  if mean.ndim > 1 and mean.shape != image.shape[-3:]:
-    mean = mean.mean((0, 1))
-  return image.astype(jnp.float32) - mean, batch["label"]
+  return normalize(constants, batch["image"]), batch["label"]
 
 
 def ten_crop_view(
   constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Ten views of an image: five crops, and their mirror images, less the mean.
+  """Ten views of an image: five crops, and their mirror images.
 
   Args:
     constants: As `plain_view`'s.
@@ -124,7 +127,11 @@ def ten_crops(split: Split, settings: StreamingConfig) -> Split:
 
 
 def whole_image_batches(
-  split: Split, short_side: int, quantum: int, batch_size: Callable[[int, int], int]
+  split: Split,
+  short_side: int,
+  quantum: int,
+  batch_size: Callable[[int, int], int],
+  interpolation: Interpolation = "bilinear",
 ) -> Iterator[Batch]:
   """Every example once, as a whole image, with others of the same shape.
 
@@ -133,6 +140,7 @@ def whole_image_batches(
     short_side: Of all images, in pixels.
     quantum: See `windows.rounded_shape`.
     batch_size: From (height, width) to the number of examples in a batch of such images.
+    interpolation: Of the resizing.
 
   Yields:
     As `feed.evaluation_batches`, `image` being (N, H, W, 3) with N and (H, W) of the batch's own.
@@ -141,7 +149,9 @@ def whole_image_batches(
     TypeError: If the split is not one of a streaming data set.
   """
   decoder = _decoder(split)
-  show = functools.partial(whole_image, short_side=short_side, quantum=quantum)
+  show = functools.partial(
+    whole_image, short_side=short_side, quantum=quantum, interpolation=interpolation
+  )
   waiting: dict[tuple[int, int], list[Batch]] = {}
   for first in range(0, split.size, _READ_TOGETHER):
     examples = np.arange(first, min(first + _READ_TOGETHER, split.size))

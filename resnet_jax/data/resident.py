@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data import augment
 from resnet_jax.data.config import DataConfig
 from resnet_jax.data.dataset import Dataset, Split, View, positions
+from resnet_jax.data.preprocessing import make_preprocessing, normalize
 from resnet_jax.errors import UserError
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -25,10 +25,11 @@ def resident_dataset(
     name: Name of the data set.
     arrays: Images (N, H, W, C) uint8 and labels (N,) of each split; `train` must be there.
     class_names: Names in the order of the labels.
-    config: Says what is subtracted and how training images are augmented.
+    config: Says how pixels are normalised and training images augmented.
 
   Raises:
-    UserError: The padding is not smaller than the images.
+    UserError: The padding is not smaller than the images, or the config has another number of
+      channels.
   """
   images = arrays["train"][0]
   if config.resident.padding >= min(images.shape[1:3]):
@@ -37,7 +38,10 @@ def resident_dataset(
       f"{images.shape[1]}x{images.shape[2]} pixels; choose less"
     )
   axes = 0 if config.mean == "pixel" else (0, 1, 2)
-  mean = images.mean(axes, dtype=np.float64).astype(np.float32)
+  height, width, channels = images.shape[1:]
+  preprocessing = make_preprocessing(
+    config, images.mean(axes, dtype=np.float64), height if height == width else None
+  )
   views: dict[str, View] = {
     "train": functools.partial(
       training_view, padding=config.resident.padding, flip=config.resident.flip
@@ -47,23 +51,27 @@ def resident_dataset(
     split: Split(
       name=split,
       size=len(labels),
-      constants={"images": pixels, "labels": labels.astype(np.int32), "mean": mean},
+      constants={
+        "images": pixels,
+        "labels": labels.astype(np.int32),
+        **preprocessing.constants,
+      },
       fetch=positions,
       view=views.get(split, plain_view),
     )
     for split, (pixels, labels) in arrays.items()
   }
-  height, width, channels = images.shape[1:]
-  return Dataset(name, tuple(class_names), (height, width, channels), splits)
+  return Dataset(name, tuple(class_names), (height, width, channels), splits, preprocessing)
 
 
 def plain_view(
   constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The single view of evaluation: the image less the mean (paper, section 4.2).
+  """The single view of evaluation: the image, normalised (paper, section 4.2).
 
   Args:
-    constants: `images` (size, H, W, C) uint8, `labels` (size,) int32, and `mean` (H, W, C) or (C,).
+    constants: `images` (size, H, W, C) uint8, `labels` (size,) int32, and what
+      `preprocessing.normalize` takes.
     batch: `example` (N,).
     key: Unused; the view is the same each time.
 
@@ -72,14 +80,13 @@ def plain_view(
   """
   del key
   example = batch["example"]
-  images = constants["images"][example].astype(jnp.float32) - constants["mean"]
-  return images, constants["labels"][example]
+  return normalize(constants, constants["images"][example]), constants["labels"][example]
 
 
 def training_view(
   constants: Any, batch: Mapping[str, jax.Array], key: jax.Array, *, padding: int, flip: bool
 ) -> tuple[jax.Array, jax.Array]:
-  """The paper's view of CIFAR: less the mean, padded by zeros, cropped at random, mirrored.
+  """The paper's view of CIFAR: normalised, padded by zeros, cropped at random, mirrored.
 
   Args:
     constants: As `plain_view`'s.

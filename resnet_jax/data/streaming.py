@@ -23,6 +23,7 @@ from resnet_jax.data.decoded_examples import DecodedExamples, DecodingPool, Show
 from resnet_jax.data.evaluation_views import plain_view, show_center_crop
 from resnet_jax.data.example_source import ExampleSource
 from resnet_jax.data.prepared import is_address, prepare_command
+from resnet_jax.data.preprocessing import Preprocessing, make_preprocessing
 from resnet_jax.data.split_sources import split_sources
 from resnet_jax.data.statistics import Statistics, load_statistics, statistics_path
 from resnet_jax.errors import UserError
@@ -44,7 +45,7 @@ def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
   """
   _check(config.streaming)
   statistics = _statistics(config)
-  constants = _constants(config, statistics)
+  preprocessing, colors = _preprocessing(config, statistics), _colors(config, statistics)
   if is_address(config.data_dir) and config.streaming.shuffle_block == 1:
     logger.warning(
       "every example is a read of its own from %s: data.streaming.shuffle_block=16 would shuffle "
@@ -52,19 +53,20 @@ def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
       config.data_dir,
     )
   parts = split_sources(config)
-  if statistics.identity not in ("", parts["train"][0].identity):
+  if statistics and statistics.identity not in ("", parts["train"][0].identity):
     logger.warning(
       "the mean image was made of other files than those of %s: run `%s` again",
       *(config.dataset, _prepare_command(config)),
     )
-  return build_dataset(config, seed, parts, constants)
+  return build_dataset(config, seed, parts, preprocessing, colors)
 
 
 def build_dataset(
   config: DataConfig,
   seed: int,
   parts: Mapping[str, tuple[ExampleSource, range]],
-  constants: Mapping[str, np.ndarray],
+  preprocessing: Preprocessing,
+  colors: Mapping[str, np.ndarray],
 ) -> Dataset:
   """A data set from open sources.
 
@@ -72,8 +74,8 @@ def build_dataset(
     config: The data section of a config.
     seed: The run's seed.
     parts: For each split, a source and which of its examples belong; `train` must be there.
-    constants: Of the views: `mean` (image_size, image_size, 3) or (3,) float32, on the scale
-      [0, 255], and `color_magnitudes` and `color_components`; see `training_view`.
+    preprocessing: What is done to pixels.
+    colors: `color_magnitudes` and `color_components`; see `training_view`.
   """
   settings = config.streaming
   sources = _cached(config, parts)
@@ -91,7 +93,7 @@ def build_dataset(
     name: Split(
       name=name,
       size=len(examples),
-      constants=dict(constants),
+      constants=preprocessing.constants | dict(colors),
       fetch=DecodedExamples(
         source,
         examples,
@@ -108,7 +110,8 @@ def build_dataset(
     )
     for name, (source, examples) in sources.items()
   }
-  return Dataset(config.dataset, parts["train"][0].class_names, shape, splits)
+  class_names = parts["train"][0].class_names
+  return Dataset(config.dataset, class_names, shape, splits, preprocessing)
 
 
 def show_random_crop(
@@ -143,10 +146,10 @@ def training_view(
   color_noise: float,
   color_jitter: Mapping[str, float],
 ) -> tuple[jax.Array, jax.Array]:
-  """The paper's view of ImageNet (section 3.4): a crop, mirrored, less the mean, coloured.
+  """The paper's view of ImageNet (section 3.4): a crop, mirrored, coloured, normalised.
 
   Args:
-    constants: `mean` (H, W, 3) or (3,) float32, and what `augment.color_noise` takes:
+    constants: What `preprocessing.normalize` takes, and what `augment.color_noise` does:
       `color_magnitudes` (3,) and `color_components` (3, 3).
     batch: `image` (N, H, W, 3) uint8, and `label`, `epoch` and `example`, each (N,) int32.
     key: The run's key.
@@ -167,7 +170,6 @@ def training_view(
     jitter = jax.vmap(lambda key, image: augment.color_jitter(key, image, **color_jitter))
     colored = jitter(jitter_keys, batch["image"].astype(jnp.float32))
     batch = {**batch, "image": colored}
-  images, labels = plain_view(constants, batch, key)
   if color_noise:
     color = functools.partial(
       augment.color_noise,
@@ -175,8 +177,9 @@ def training_view(
       magnitudes=constants["color_magnitudes"],
       components=constants["color_components"],
     )
-    images = jax.vmap(color)(color_keys, images)
-  return images, labels
+    noisy = jax.vmap(color)(color_keys, batch["image"].astype(jnp.float32))
+    batch = {**batch, "image": noisy}
+  return plain_view(constants, batch, key)
 
 
 def _check(settings: StreamingConfig) -> None:
@@ -229,8 +232,10 @@ def _prepare_command(config: DataConfig) -> str:
   return " ".join([command, *sizes])
 
 
-def _statistics(config: DataConfig) -> Statistics:
-  """What `prepare` computed, if it fits."""
+def _statistics(config: DataConfig) -> Statistics | None:
+  """What `prepare` computed, if it fits; None where nothing of it is asked for."""
+  if not isinstance(config.mean, str) and config.streaming.color_components == "alexnet":
+    return None
   command = _prepare_command(config)
   path = statistics_path(config.data_dir, config.dataset, config.prepared_dir)
   if not path.exists():
@@ -251,12 +256,19 @@ def _statistics(config: DataConfig) -> Statistics:
   return statistics
 
 
-def _constants(config: DataConfig, statistics: Statistics) -> dict[str, np.ndarray]:
-  """The constants of the views, float32."""
-  ours = config.streaming.color_components == "training_split"
-  constants = {
-    "mean": statistics.mean_image if config.mean == "pixel" else statistics.mean_color,
-    "color_magnitudes": statistics.eigenvalues if ours else augment.ALEXNET_MAGNITUDES,
-    "color_components": statistics.eigenvectors if ours else augment.ALEXNET_COMPONENTS,
-  }
-  return {name: np.asarray(value, np.float32) for name, value in constants.items()}
+def _preprocessing(config: DataConfig, statistics: Statistics | None) -> Preprocessing:
+  settings, own = config.streaming, np.zeros(3)
+  if statistics:
+    own = statistics.mean_image if config.mean == "pixel" else statistics.mean_color
+  return make_preprocessing(
+    config, own, settings.image_size, settings.short_side_evaluation, settings.interpolation
+  )
+
+
+def _colors(config: DataConfig, statistics: Statistics | None) -> dict[str, np.ndarray]:
+  """Of the colour noise, float32."""
+  found: tuple[Any, Any] = (augment.ALEXNET_MAGNITUDES, augment.ALEXNET_COMPONENTS)
+  if statistics and config.streaming.color_components == "training_split":
+    found = (statistics.eigenvalues, statistics.eigenvectors)
+  names = ("color_magnitudes", "color_components")
+  return {name: np.asarray(each, np.float32) for name, each in zip(names, found, strict=True)}

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
-from resnet_jax.data.config import StreamingConfig
+from resnet_jax.data.config import Interpolation, StreamingConfig
 from resnet_jax.data.dataset import Dataset, Split
 from resnet_jax.data.feed import evaluation_batches
 from resnet_jax.errors import UserError
@@ -129,7 +129,8 @@ def make_passes(
   pixels = batch_size * own.image_size**2
   if protocol.name == "dense":
     return [
-      _dense_pass(split, model, protocol, short_side, pixels) for short_side in protocol.short_sides
+      _dense_pass(split, model, protocol, short_side, pixels, own.interpolation)
+      for short_side in protocol.short_sides
     ]
   (short_side,) = protocol.short_sides
   settings = dataclasses.replace(own, image_size=protocol.crop, short_side_evaluation=short_side)
@@ -140,13 +141,19 @@ def make_passes(
 
 
 def _dense_pass(
-  split: Split, model: Network, protocol: Protocol, short_side: int, pixels: float
+  split: Split,
+  model: Network,
+  protocol: Protocol,
+  short_side: int,
+  pixels: float,
+  interpolation: Interpolation,
 ) -> Pass:
   from resnet_jax.data.evaluation_views import plain_view, whole_image_batches
 
-  # Of other sizes than the mean image: from all of them its colour is subtracted.
+  # Of other sizes than the mean image: from all of them, also from one of its size, its colour is
+  # subtracted.
   mean = np.asarray(split.constants["mean"])
-  constants = {"mean": mean.mean((0, 1)) if mean.ndim > 1 else mean}
+  constants = {**split.constants, "mean": mean.mean((0, 1)) if mean.ndim > 1 else mean}
 
   def batch_size(height: int, width: int) -> int:
     return _whole_batch(pixels / (2 * height * width))  # Each image twice, once mirrored.
@@ -155,7 +162,9 @@ def _dense_pass(
   return Pass(
     name=split.name,
     size=split.size,
-    batches=functools.partial(whole_image_batches, split, short_side, quantum, batch_size),
+    batches=functools.partial(
+      whole_image_batches, split, short_side, quantum, batch_size, interpolation
+    ),
     constants=constants,
     view=plain_view,
     score=dense_scorer(model, protocol.crop or PAPER_VIEW),

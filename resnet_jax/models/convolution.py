@@ -1,5 +1,6 @@
 """The convolution that every network here is built of, and its initialisation."""
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -8,6 +9,8 @@ from flax import linen as nn
 from jax import lax
 
 from resnet_jax.models.fields import check_choice, check_part
+from resnet_jax.models.platforms import by_platform
+from resnet_jax.models.subsampling import every
 
 # He initialisation (arXiv 1502.01852, eq. 10 and 14): normal, variance 2 / fan. Over fan-out for
 # convolutions, as the authors' and fb.resnet.torch's nets; the classifier, whose fan-out is the
@@ -59,19 +62,20 @@ class Conv(nn.Module):
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), self.param_dtype)
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    if self.kernel_size == 1 and self.groups == 1 and jax.default_backend() == "cpu":
-      y = pointwise_as_dot(x, kernel, self.stride)
+    pad = self.dilation * (self.kernel_size // 2)
+    convolve = functools.partial(
+      lax.conv_general_dilated,
+      window_strides=(self.stride, self.stride),
+      padding="SAME" if self.padding == "same" else ((pad, pad), (pad, pad)),
+      rhs_dilation=(self.dilation, self.dilation),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=self.groups,
+    )
+    if self.kernel_size == 1 and self.groups == 1:
+      dot = functools.partial(pointwise_as_dot, stride=self.stride)
+      y = by_platform(x, kernel, cpu=dot, default=convolve)
     else:
-      pad = self.dilation * (self.kernel_size // 2)
-      y = lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(self.stride, self.stride),
-        padding="SAME" if self.padding == "same" else ((pad, pad), (pad, pad)),
-        rhs_dilation=(self.dilation, self.dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=self.groups,
-      )
+      y = convolve(x, kernel)
     return y if bias is None else y + bias
 
   def _check(self, x: jax.Array) -> None:
@@ -108,4 +112,4 @@ def pointwise_as_dot(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Ar
   Returns:
     (N, ceil(H / stride), ceil(W / stride), features).
   """
-  return lax.dot_general(x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ())))
+  return lax.dot_general(every(stride, x), kernel[0, 0], (((3,), (0,)), ((), ())))

@@ -1,10 +1,15 @@
 """Pooling: the stem's maximum, and what turns the last feature map into one vector."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+
+from resnet_jax.models.platforms import by_platform
+from resnet_jax.models.subsampling import every
 
 POOL_PADDINGS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
@@ -22,9 +27,11 @@ def max_pool(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.Array:
   """
   if min(x.shape[1:3]) + sum(padding) < 3:
     raise ValueError(f"max-pooling of {x.shape[1:3]} pixels with padding={padding}: 3x3 are needed")
-  if jax.default_backend() == "cpu":
-    return max_pool_of_slices(x, padding)
-  return nn.max_pool(x, (3, 3), strides=(2, 2), padding=(padding, padding))
+  return by_platform(
+    x,
+    cpu=functools.partial(max_pool_of_slices, padding=padding),
+    default=lambda x: nn.max_pool(x, (3, 3), strides=(2, 2), padding=(padding, padding)),
+  )
 
 
 def max_pool_of_slices(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.Array:
@@ -36,7 +43,7 @@ def max_pool_of_slices(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.A
   x = jnp.pad(x, pads, constant_values=-jnp.inf)
   rows, columns = ((size - 3) // 2 + 1 for size in x.shape[1:3])
   slices = [
-    x[:, row : row + 2 * rows - 1 : 2, column : column + 2 * columns - 1 : 2]
+    every(2, x, (row, column), (row + 2 * rows - 1, column + 2 * columns - 1))
     for row in range(3)
     for column in range(3)
   ]

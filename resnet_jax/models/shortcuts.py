@@ -16,6 +16,7 @@ from resnet_jax.models.factories import ModuleFactory
 from resnet_jax.models.fields import check_choice, check_part
 from resnet_jax.models.normalization import BatchNorm
 from resnet_jax.models.pooling import average_pool
+from resnet_jax.models.subsampling import every
 
 ShortcutOption = Literal["A", "B", "C"]
 Projection = Literal["conv", "pool_conv"]
@@ -65,7 +66,7 @@ class ZeroPadShortcut(nn.Module):
         f"features={self.features}: option A pads, and cannot reduce {x.shape[-1]} channels to "
         f"{self.features}; option B can (shortcut='B', ProjectionShortcut)"
       )
-    x = x[:, :: self.stride, :: self.stride]
+    x = every(self.stride, x)
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))
 
 

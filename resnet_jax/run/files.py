@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import shutil
+from collections.abc import Mapping
 
 from resnet_jax.errors import UserError
 
@@ -16,6 +18,27 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
   except OSError:
     new.unlink(missing_ok=True)
     raise
+
+
+def write_directory(directory: pathlib.Path, files: Mapping[str, bytes]) -> None:
+  """Writes a directory of files: it is there as a whole, or not at all.
+
+  Args:
+    directory: One that is absent or empty (`require_free`).
+    files: What each holds, by its name.
+  """
+  new = directory.with_name(directory.name + ".new")
+  shutil.rmtree(new, ignore_errors=True)  # what a kill left
+  new.mkdir(parents=True)
+  try:
+    for name, content in files.items():
+      write_whole(new / name, content)
+    sync(new)
+    new.replace(directory)
+  except OSError:
+    shutil.rmtree(new, ignore_errors=True)
+    raise
+  sync(directory.parent)
 
 
 def sync(path: pathlib.Path) -> None:

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax import devices
+from resnet_jax import devices, processes
 from resnet_jax.data.dataset import fingerprint, require_same_data
 from resnet_jax.data.feed import prefetch, training_batches
 from resnet_jax.errors import UserError
-from resnet_jax.processes import leave_in_time
 from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.run.config import to_json
 from resnet_jax.training.build import Run
@@ -25,6 +24,7 @@ from resnet_jax.training.rates import last_rate
 from resnet_jax.training.restore import abstract_state, from_stored, initial_state, to_stored
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import make_step
+from resnet_jax.training.stored_preprocessing import write_preprocessing
 from resnet_jax.training.validation import make_plateau_rule, make_validation
 from resnet_jax.training.window import Window
 
@@ -55,7 +55,7 @@ def fit(
     keep = run.config.checkpoint
     checkpoints = Checkpoints(workdir, keep.keep, keep.keep_best, keep.metric)
     stack.callback(checkpoints.close)
-    step, state, window = _start(run, checkpoints)
+    step, state, window = _start(run, workdir, checkpoints)
     log = Log(run, workdir, step)
     stack.callback(log.close)
     if step:
@@ -69,7 +69,7 @@ def fit(
     stack.callback(profile.close)
     batches = device_batches(run, step)
     stack.callback(batches.close)
-    stack.push(leave_in_time)
+    stack.push(processes.leave_in_time)
     # What goes between host and devices is said where it does: nothing else may.
     stack.enter_context(jax.transfer_guard("disallow"))
 
@@ -107,8 +107,12 @@ def fit(
   return state
 
 
-def _start(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState, Window]:
+def _start(
+  run: Run, workdir: pathlib.Path, checkpoints: Checkpoints
+) -> tuple[int, TrainState, Window]:
   """Number of steps done, the state after them, and the metrics since the last record of them."""
+  if processes.is_first():
+    write_preprocessing(workdir, run.dataset)
   restored = checkpoints.restore_newest(abstract_state(run))
   if restored is None:
     return 0, initial_state(run), Window()

@@ -17,6 +17,7 @@ from resnet_jax.run.workdir import claim, write_json
 from resnet_jax.training.build import Run
 from resnet_jax.training.restore import abstract_state, from_stored, to_stored
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.stored_preprocessing import write_preprocessing
 
 _FILE = "batch_statistics.json"
 
@@ -87,6 +88,7 @@ def reestimate_run(
   output.mkdir(parents=True, exist_ok=True)
   claim(output, config, ())
   write_json(output / _FILE, to_json(done))
+  write_preprocessing(output, run.dataset)
   with contextlib.closing(Checkpoints(output)) as checkpoints:
     # The metrics of the checkpoint are of other statistics, and are not passed on.
     checkpoints.save(step, to_stored(run, state), rest, None)

@@ -5,9 +5,11 @@ layout of checkpoints. Another format of weights is another way to fill it, chos
 a run does with them (`initial_weights.py`) stays.
 """
 
+import contextlib
+import functools
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -15,13 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import devices, processes
+from resnet_jax.data.config import DataConfig
+from resnet_jax.data.preprocessing import with_preprocessing
 from resnet_jax.errors import UserError
-from resnet_jax.models import Network
+from resnet_jax.models import ModelConfig, Network
 from resnet_jax.run.arrays import Layout, layout
 from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.run.chosen_checkpoint import read_chosen
+from resnet_jax.run.config import differences
 from resnet_jax.run.workdir import read_config
 from resnet_jax.training.config import Config
+from resnet_jax.training.stored_preprocessing import find_preprocessing
 from resnet_jax.weights.directory import (
   WeightsInfo,
   is_weights_directory,
@@ -57,27 +63,52 @@ def split_source(source: str) -> tuple[pathlib.Path, str]:
   return pathlib.Path(found[1]), found[2] or "last"
 
 
-def read_network(source: str) -> tuple[str, Network, dict[str, Any]]:
-  """A network and its variables.
+def read_network(
+  source: str, average: bool = False
+) -> tuple[str, Network, dict[str, Any], WeightsInfo]:
+  """A network, its variables, and what is known of them; of a run, no data set is needed.
 
   Args:
     source: As a config's `init_from`.
+    average: Whether the moving average of a run's variables.
 
   Returns:
-    What they are called; the network; and its variables on the host, scanned or not.
+    What they are called; the network; its variables on the host, as the network has them; and what
+    is known of them.
 
   Raises:
     UserError: There are none, or they are damaged.
   """
   directory, _ = split_source(source)
   if is_weights_directory(directory):
+    if average:
+      raise UserError(
+        f"{directory} holds converted weights, which have no average: leave out --ema"
+      )
     model, variables, info = load_weights(_whole(source, directory))
-    return _called(directory, info), model, variables
-  where, arrays = read_weights(source)
+    return _called(directory, info), model, variables, info
+  where, arrays = _read(source, functools.partial(_variables, average=average))
+  if not arrays:
+    raise UserError(
+      f"the run in {directory} has no average weights, for it was trained without ema_decay: leave "
+      "out --ema"
+    )
   # A config may leave the number of classes to the data.
   head = arrays.get("params/head/bias")
   more = {} if head is None else {"num_classes": len(head)}
-  return where, read_config(directory, Config).model.create(**more), nested(arrays)
+  # A checkpoint has every block by itself.
+  config = read_config(directory, Config).model
+  fields = {name: value for name, value in config.overrides.items() if name != "scan"} | more
+  where = f"average of {where}" if average else where
+  preprocessing, class_names = find_preprocessing(directory)
+  info = WeightsInfo(
+    ModelConfig(config.name, fields),
+    "run",
+    where,
+    preprocessing=preprocessing,
+    class_names=class_names,
+  )
+  return where, info.create(), nested(arrays), info
 
 
 def unseen_differences(source: str, model: Network) -> str | None:
@@ -106,13 +137,39 @@ def unseen_differences(source: str, model: Network) -> str | None:
   return f"this network has {here}, unlike that of the weights; as theirs: {fields}"
 
 
+def unlike_preprocessing(source: str, data: DataConfig, decoded: bool) -> str | None:
+  """In what pictures are shown otherwise than converted weights expect, in words.
+
+  Args:
+    source: A config's `init_from`.
+    data: The data section of the run that shall start from it.
+    decoded: Whether its pictures are decoded, resized and cropped.
+
+  Returns:
+    A line that says what to do, or None: nothing differs, or it is not known what is expected.
+  """
+  directory, _ = split_source(source)
+  preprocessing = read_info(directory).preprocessing if is_weights_directory(directory) else None
+  if preprocessing is None:
+    return None
+  differing = {
+    name: theirs
+    for name, (_, theirs) in differences(data, with_preprocessing(data, preprocessing)).items()
+    if decoded or not name.startswith("streaming.")
+  }
+  if not differing:
+    return None
+  fields = " ".join(f"--config.data.{name} {_words(value)}" for name, value in differing.items())
+  return f"pictures are not shown as these weights expect; to show them so: {fields}"
+
+
 def _setting(model: Network, name: str) -> Any:
   value = getattr(model, name, None)
   return 1e-5 if name == "bn_epsilon" and value is None else value
 
 
 def _words(value: Any) -> str:
-  return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+  return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def read_layout(source: str) -> tuple[str, Layout]:
@@ -129,26 +186,33 @@ def read_layout(source: str) -> tuple[str, Layout]:
     UserError: There are none, or they are damaged.
   """
   directory, _ = split_source(source)
-  if is_weights_directory(directory):
-    where, arrays = _read_directory(source, directory)
-    return where, layout(arrays)
-  return _read(source, _variables_layout)
+  with _naming_init_from(source):
+    if is_weights_directory(directory):
+      where, arrays = _read_directory(source, directory)
+      return where, layout(arrays)
+    return _read(source, _variables_layout)
 
 
 def read_weights(source: str) -> tuple[str, dict[str, np.ndarray]]:
   """The weights themselves, once their digests are right; otherwise as `read_layout`."""
   directory, _ = split_source(source)
-  if is_weights_directory(directory):
-    return _read_directory(source, directory)
-  return _read(source, _variables)
+  with _naming_init_from(source):
+    if is_weights_directory(directory):
+      return _read_directory(source, directory)
+    return _read(source, _variables)
+
+
+@contextlib.contextmanager
+def _naming_init_from(source: str) -> Iterator[None]:
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f"init_from={source}: {error}") from None
 
 
 def _read_directory(source: str, directory: pathlib.Path) -> tuple[str, dict[str, np.ndarray]]:
-  try:
-    with processes.together():
-      info, arrays = read_weights_directory(_whole(source, directory))
-  except UserError as error:
-    raise UserError(f"init_from={source}: {error}") from None
+  with processes.together():
+    info, arrays = read_weights_directory(_whole(source, directory))
   return _called(directory, info), arrays
 
 
@@ -165,26 +229,27 @@ def _called(directory: pathlib.Path, info: WeightsInfo) -> str:
 
 def _read(source: str, read: Callable[[Checkpoints, int], T]) -> tuple[str, T]:
   directory, checkpoint = split_source(source)
-  try:
-    with processes.together():
-      metric = read_config(directory, Config).checkpoint.metric
-    step, found = read_chosen(directory, checkpoint, metric, read)
-  except UserError as error:
-    raise UserError(f"init_from={source}: {error}") from None
+  with processes.together():
+    metric = read_config(directory, Config).checkpoint.metric
+  step, found = read_chosen(directory, checkpoint, metric, read)
   return f"step {step} of {directory}", found
 
 
-def _variables_layout(checkpoints: Checkpoints, step: int) -> Layout:
-  stored = checkpoints.metadata(step)
-  return {name: array for name, array in stored.items() if name.split("/")[0] in _COLLECTIONS}
+def _variables_layout(checkpoints: Checkpoints, step: int, average: bool = False) -> Layout:
+  prefix, stored = "average/" if average else "", checkpoints.metadata(step)
+  wanted = tuple(f"{prefix}{collection}/" for collection in _COLLECTIONS)
+  return {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(wanted)}
 
 
-def _variables(checkpoints: Checkpoints, step: int) -> dict[str, np.ndarray]:
+def _variables(checkpoints: Checkpoints, step: int, average: bool = False) -> dict[str, np.ndarray]:
   like = nested(
     {
       name: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=devices.replicated())
-      for name, (shape, dtype) in _variables_layout(checkpoints, step).items()
+      for name, (shape, dtype) in _variables_layout(checkpoints, step, average).items()
     }
   )
+  if not like:
+    return {}
+  found = checkpoints.restore_variables(step, {"average": like} if average else like)
   # On the host: what they are put together with lies on the devices of one process alone.
-  return flat(jax.device_get(checkpoints.restore_variables(step, like)))
+  return flat(jax.device_get(found["average"] if average else found))

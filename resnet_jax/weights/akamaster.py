@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.foreign import Foreign, ForeignFile, torch_fields
-from resnet_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnet_jax.weights.torch_names import tensor_name
 
 _CLASSES = (

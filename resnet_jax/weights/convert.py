@@ -33,6 +33,7 @@ def convert(
   name: str,
   overrides: Mapping[str, Any] | None = None,
   class_names: Sequence[str] | None = None,
+  class_offset: int = 0,
 ) -> tuple[dict[str, Any], WeightsInfo]:
   """Reads foreign weights.
 
@@ -46,7 +47,8 @@ def convert(
     name: Of a residual network of the catalog.
     overrides: Fields of the network that differ from the catalog's, and from what the weights would
       set.
-    class_names: One for each output, instead of those that the source has.
+    class_names: One for each class, instead of those that the source has.
+    class_offset: How many outputs stand before that of the first class.
 
   Returns:
     The variables, as NumPy arrays, of `info.create()`; and `info`.
@@ -82,6 +84,7 @@ def convert(
     content.sha256,
     foreign.preprocessing,
     tuple(class_names) if class_names is not None else foreign.class_names,
+    class_offset,
     top1=foreign.top1,
   )
   return variables, info

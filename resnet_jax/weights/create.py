@@ -4,12 +4,12 @@ import json
 import pathlib
 from typing import Any
 
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import UserError
 from resnet_jax.models.catalog import Network
 from resnet_jax.weights import hub
 from resnet_jax.weights.convert import convert
 from resnet_jax.weights.directory import load_weights
-from resnet_jax.weights.preprocessing import Preprocessing
 
 
 def create(

@@ -8,21 +8,20 @@ digest of the arrays.
 import dataclasses
 import hashlib
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import UserError
 from resnet_jax.models.catalog import Network
 from resnet_jax.models.config import ModelConfig
-from resnet_jax.run.files import require_free, sync, write_whole
+from resnet_jax.run.files import require_free, write_directory
 from resnet_jax.weights.array_files import read_safetensors
+from resnet_jax.weights.info_files import encode_info, read_info_file, read_verified
 from resnet_jax.weights.plain_arrays import flat, from_arrays
-from resnet_jax.weights.preprocessing import Preprocessing
 
 ARRAYS, INFO = "weights.safetensors", "weights.json"
 _FORMAT = 1
@@ -87,19 +86,7 @@ def save_weights(directory: str | pathlib.Path, variables: Any, info: WeightsInf
 
   content = save(arrays)
   info = dataclasses.replace(info, sha256=hashlib.sha256(content).hexdigest())
-  new = directory.with_name(directory.name + ".new")
-  shutil.rmtree(new, ignore_errors=True)  # what a kill left
-  new.mkdir(parents=True)
-  try:
-    write_whole(new / ARRAYS, content)
-    text = msgspec.json.format(msgspec.json.encode(info), indent=2)
-    write_whole(new / INFO, text + b"\n")
-    sync(new)
-    new.replace(directory)
-  except OSError:
-    shutil.rmtree(new, ignore_errors=True)
-    raise
-  sync(directory.parent)
+  write_directory(directory, {ARRAYS: content, INFO: encode_info(info)})
   return info
 
 
@@ -133,31 +120,32 @@ def read_weights_directory(
     UserError: There are none, or they are damaged.
   """
   info, path = read_info(directory), pathlib.Path(directory) / ARRAYS
-  try:
-    content = path.read_bytes()
-  except OSError as error:
-    raise UserError(f"{path} cannot be read: {error.strerror}") from None
-  if hashlib.sha256(content).hexdigest() != info.sha256:
-    raise UserError(f"{path} is damaged: not the bits that were written; convert the weights again")
+  content = read_verified(path, info.sha256, "convert the weights again")
   return info, read_safetensors(content, path)
 
 
 def read_info(directory: str | pathlib.Path) -> WeightsInfo:
   """What is known of the weights in a directory, without reading them; raises `UserError`."""
-  path = pathlib.Path(directory) / INFO
-  try:
-    info = msgspec.json.decode(path.read_bytes(), type=WeightsInfo)
-  except (FileNotFoundError, NotADirectoryError):
+  return read_info_file(
+    pathlib.Path(directory) / INFO,
+    WeightsInfo,
+    f"{directory} is no directory of weights: it has no {INFO} (resnet-jax convert makes one)",
+  )
+
+
+def require_preprocessing(where: str | pathlib.Path, info: WeightsInfo) -> Preprocessing:
+  """What weights expect of pictures; raises a UserError that says `where` if it is not known."""
+  if info.preprocessing is not None:
+    return info.preprocessing
+  if info.source == "run":
     raise UserError(
-      f"{directory} is no directory of weights: it has no {INFO} (resnet-jax convert makes one)"
-    ) from None
-  except OSError as error:
-    raise UserError(f"{path} cannot be read: {error.strerror}") from None
-  except msgspec.DecodeError as error:
-    raise UserError(f"{path} is not as it was written: {str(error).replace('$.', '')}") from None
-  if info.format != _FORMAT:
-    raise UserError(f"{path} is of format {info.format}; this version reads {_FORMAT}")
-  return info
+      f"what {where} expects of pictures is not known: an earlier version trained it; its train "
+      "command, given again, writes it down"
+    )
+  raise UserError(
+    f"what the weights in {where} expect of pictures is not known: write it into their {INFO} as "
+    "preprocessing, or convert them again with the config.json of their makers beside them"
+  )
 
 
 def is_weights_directory(directory: str | pathlib.Path) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.plain_arrays import Kernels
-from resnet_jax.weights.preprocessing import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)

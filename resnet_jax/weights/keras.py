@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.foreign import Foreign, ForeignFile, torch_fields
-from resnet_jax.weights.preprocessing import Preprocessing
 
 _LEAVES = {
   "kernel": "kernel",

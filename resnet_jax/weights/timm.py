@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.foreign import Foreign, ForeignFile, torch_fields
-from resnet_jax.weights.preprocessing import Preprocessing
 from resnet_jax.weights.torch_names import structure, tensor_name
 
 # Parts of names of architectures that blur or average where a plain ResNet strides: another

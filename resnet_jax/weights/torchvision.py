@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.preprocessing import imagenet_preprocessing
 from resnet_jax.errors import UserError
 from resnet_jax.models.catalog import Network
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.run.files import write_whole
 from resnet_jax.weights.foreign import Foreign, ForeignFile, torch_fields
 from resnet_jax.weights.plain_arrays import flat, variable_shapes
-from resnet_jax.weights.preprocessing import imagenet_preprocessing
 from resnet_jax.weights.torch_names import structure, tensor_name
 
 # Of the files that torchvision publishes: how their names end, which is the beginning of their

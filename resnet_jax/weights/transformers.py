@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.foreign import Foreign, ForeignFile, torch_fields
-from resnet_jax.weights.preprocessing import Preprocessing
 from resnet_jax.weights.torch_names import LEAVES
 
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # numbers of Pillow's

@@ -7,6 +7,7 @@ from pictures import encode, scene
 from resnet_jax.data import augment, streaming
 from resnet_jax.data.config import DataConfig, StreamingConfig
 from resnet_jax.data.example_source import ExampleSource
+from resnet_jax.data.preprocessing import Preprocessing
 
 SMALL = StreamingConfig(
   image_size=24, short_side_min=28, short_side_max=56, short_side_evaluation=28, decode_threads=2
@@ -44,12 +45,11 @@ class MadeJpegs(ExampleSource):
 
 def dataset_of(source, seed=0, settings=SMALL):
   """All of it is both splits."""
-  constants = {
-    "mean": 0.0,
+  colors = {
     "color_magnitudes": augment.ALEXNET_MAGNITUDES,
     "color_components": augment.ALEXNET_COMPONENTS,
   }
   parts = dict.fromkeys(("train", "validation"), (source, range(len(source))))
   return streaming.build_dataset(
-    DataConfig(dataset="made", streaming=settings), seed, parts, constants
+    DataConfig("made", streaming=settings), seed, parts, Preprocessing((0.0, 0.0, 0.0)), colors
   )

@@ -19,6 +19,7 @@ from resnet_jax.data import augment, decode, evaluation_views, streaming, window
 from resnet_jax.data.config import DataConfig, StreamingConfig
 from resnet_jax.data.example_source import ExampleSource, UndecodableError
 from resnet_jax.data.prepare import prepare
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.statistics import load_statistics, statistics_path
 from resnet_jax.data.tfds_source import TfdsSource
 from resnet_jax.errors import UserError
@@ -56,17 +57,17 @@ class MadeSource(ExampleSource):
     return f"record {i} of made"
 
 
-def made_dataset(seed=0, settings=SMALL, source=None, held_out=0, mean=None):
+def made_dataset(seed=0, settings=SMALL, source=None, held_out=0):
   source = source or MadeSource()
   kept = len(source) - held_out
   parts = {"train": (source, range(kept)), "validation": (source, range(kept, len(source)))}
   config = DataConfig(dataset="made", streaming=settings)
-  constants = {
-    "mean": np.zeros(3, np.float32) if mean is None else mean,
+  colors = {
     "color_magnitudes": np.array(augment.ALEXNET_MAGNITUDES, np.float32),
     "color_components": np.array(augment.ALEXNET_COMPONENTS, np.float32),
   }
-  return streaming.build_dataset(config, seed, parts, constants)
+  preprocessing = Preprocessing((0.0, 0.0, 0.0))
+  return streaming.build_dataset(config, seed, parts, preprocessing, colors)
 
 
 def fetch(dataset, epoch, examples, split="train"):

@@ -9,9 +9,10 @@ import scipy.special
 from flax import linen as nn
 
 from resnet_jax import devices, models
-from resnet_jax.data import DataConfig, StreamingConfig, augment, open_dataset, streaming
+from resnet_jax.data import DataConfig, StreamingConfig, open_dataset, streaming
 from resnet_jax.data.evaluation_views import whole_image_batches
 from resnet_jax.data.example_source import ExampleSource, UndecodableError
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation import (
   Evaluator,
@@ -71,14 +72,7 @@ def initial(model):
 
 @pytest.fixture(scope="module")
 def dataset():
-  constants = {
-    "mean": MEAN,
-    "color_magnitudes": augment.ALEXNET_MAGNITUDES,
-    "color_components": augment.ALEXNET_COMPONENTS,
-  }
-  source = Pictures()
-  parts = dict.fromkeys(("train", "validation"), (source, range(len(source))))
-  return streaming.build_dataset(DataConfig("made", streaming=OWN), 0, parts, constants)
+  return open_made(OWN)
 
 
 def scores_of(dataset, protocol, model, variables, batch_size=8):
@@ -295,9 +289,9 @@ def test_dense_has_the_paper_s_scales_for_its_views():
 
 
 def open_made(settings):
-  constants = {"mean": MEAN, "color_magnitudes": MEAN, "color_components": MEAN}
   parts = dict.fromkeys(("train", "validation"), (Pictures(), range(11)))
-  return streaming.build_dataset(DataConfig("made", streaming=settings), 0, parts, constants)
+  mean = Preprocessing((0.0, 0.0, 0.0), mean_image=MEAN)
+  return streaming.build_dataset(DataConfig("made", streaming=settings), 0, parts, mean, {})
 
 
 def made_scores(probabilities, labels):

@@ -11,6 +11,7 @@ from jax import lax
 
 from resnet_jax.models import Conv, ResNet, average_pool, max_pool
 from resnet_jax.models.convolution import pointwise_as_dot
+from resnet_jax.models.platforms import open_platform
 from resnet_jax.models.pooling import POOL_PADDINGS, max_pool_of_slices
 
 SIZES = [(4, 4), (5, 8), (7, 6)]
@@ -200,6 +201,26 @@ def test_max_pooling_takes_the_path_of_its_backend(monkeypatch):
   for backend, used in (("cpu", False), ("gpu", True), ("tpu", True)):
     monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
     assert ("reduce_window_max" in primitives(lambda x: max_pool(x, (1, 1)), x)) == used
+
+
+@pytest.mark.parametrize(
+  ("function", "fast", "usual"),
+  [
+    (lambda x: max_pool(x, (1, 1)), "select", "reduce_window"),
+    (lambda x: Conv(5, 1).apply({"params": {"kernel": jnp.ones((1, 1, 3, 5))}}, x), "dot_general",
+     "convolution"),
+  ],
+)  # fmt: skip
+def test_a_path_that_is_left_open_is_that_of_the_platform_a_program_is_for(function, fast, usual):
+  x = images((6, 6)).astype(np.float32)
+  with open_platform():
+    traced = jax.jit(functools.partial(function)).trace(x)
+  for platform, used, unused in (("cpu", fast, usual), ("cuda", usual, fast), ("tpu", usual, fast)):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert f"stablehlo.{used}" in text
+    assert f"stablehlo.{unused}" not in text
+  np.testing.assert_array_equal(traced.lower().compile()(x), jax.jit(function)(x))
+  assert "platform_index" not in primitives(function, x)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])

@@ -20,7 +20,13 @@ from resnet_jax.training import Config, fit
 from resnet_jax.training.build import build_run
 from resnet_jax.training.restore import initial_state
 from resnet_jax.training.weight_source import read_layout
-from resnet_jax.weights import convert, load_weights, save_torchvision, to_torchvision
+from resnet_jax.weights import (
+  convert,
+  load_export,
+  load_weights,
+  save_torchvision,
+  to_torchvision,
+)
 
 FIELDS = ("--config.model.stage_sizes", "1", "1", "1", "1", "--config.model.width=4")
 
@@ -113,9 +119,12 @@ def test_a_run_starts_from_converted_weights(foreign, tmp_path, call_here, capfd
   call_here(*arguments(file, tmp_path / "in"))
   config = dataclasses.replace(CONFIG, init_from=str(tmp_path / "in"), reset=("head/*",))
   state = jax.device_get(initial_state(build_run(config)))
-  assert capfd.readouterr().out == (
-    f"weights of {tmp_path / 'in'} (torchvision resnet18); head/bias, head/kernel start at random\n"
+  lines = capfd.readouterr().out.splitlines()
+  assert lines[0] == (
+    f"weights of {tmp_path / 'in'} (torchvision resnet18); head/bias, head/kernel start at random"
   )
+  assert lines[1].startswith("pictures are not shown as these weights expect; to show them so: ")
+  assert len(lines) == 2
   assert_equal(state.batch_stats, variables["batch_stats"])
   other = ModelConfig("resnet18", CONFIG.model.overrides | {"pool_padding": (0, 1)})
   initial_state(build_run(dataclasses.replace(config, model=other)))
@@ -145,6 +154,14 @@ def test_a_run_s_weights_go_out(tmp_path, call_here):
   fields = {name: value for name, value in TINY.items() if name != "num_classes"}
   variables, _ = convert("torchvision", file, "resnet18", fields)
   assert_equal(variables["params"], jax.tree.map(np.asarray, state.params))
+  status, out, err = call_here(
+    "convert", "--weights", tmp_path / "run", "--format", "stablehlo",
+    "--output", tmp_path / "network",
+  )  # fmt: skip
+  assert status == 0, err
+  assert out.startswith(f"{tmp_path / 'network'}: step 1 of {tmp_path / 'run'}; takes uint8 (N,")
+  _, info = load_export(tmp_path / "network")
+  assert (info.model, info.source) == ("resnet18", f"step 1 of {tmp_path / 'run'}")
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
   def full(path, content):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr("resnet_jax.weights.directory.write_whole", full)
+  monkeypatch.setattr("resnet_jax.run.files.write_whole", full)
   with pytest.raises(OSError, match="No space"):
     save_weights(tmp_path / "weights", tiny()[1], INFO)
   assert not any(tmp_path.iterdir())
