@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from resnet_jax.commands.arguments import add_command, directory, only_fields, positive
+from resnet_jax.commands.process import without_source_paths
 from resnet_jax.errors import UserError
 
 _MORE = """\
@@ -149,17 +150,18 @@ def _write_stablehlo(options: argparse.Namespace) -> int:
   image_shape = None
   if options.image_size is not None:
     image_shape = (options.image_size, options.image_size, image_channels(variables))
-  exported = weights.save_export(
-    options.output,
-    model,
-    variables,
-    info.preprocessing,
-    info.class_names,
-    name=info.model.name,
-    source=where,
-    image_shape=image_shape,
-    normalized=options.normalized,
-  )
+  with without_source_paths():  # whoever it is given to need not see this machine's
+    exported = weights.save_export(
+      options.output,
+      model,
+      variables,
+      info.preprocessing,
+      info.class_names,
+      name=info.model.name,
+      source=where,
+      image_shape=image_shape,
+      normalized=options.normalized,
+    )
   shape = ", ".join(map(str, exported.input_shape))
   print(
     f"{options.output}: {where}; takes {exported.input_dtype} (N, {shape}), "

@@ -1,8 +1,10 @@
 """What a command changes of its process: JAX's settings, and what SIGTERM does."""
 
+import contextlib
 import pathlib
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 EXIT_USER_ERROR = 2
@@ -17,6 +19,20 @@ def configure_jax() -> None:
 
   enable_compilation_cache(pathlib.Path("~/.cache/resnet_jax/compilations").expanduser())
   silence_failed_saves()
+
+
+@contextlib.contextmanager
+def without_source_paths() -> Iterator[None]:
+  """Programs that are traced within do not say where the source files of their operations lie."""
+  import jax
+
+  name = "jax_traceback_in_locations_limit"
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 class Preempted:

@@ -33,6 +33,9 @@ def export_network(
 ) -> export.Exported:
   """A network in evaluation, its weights constants of the program.
 
+  As all of JAX's, its operations say in which source files they stand, with their paths, unless
+  JAX's setting `jax_traceback_in_locations_limit` is 0; the command `convert` sets it.
+
   Args:
     model: The network, scanned or not; the program has every block by itself.
     variables: Its `params` and `batch_stats`, scanned or not.
