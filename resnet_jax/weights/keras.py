@@ -2,7 +2,8 @@
 
 Bottlenecks stride in the first 1x1 convolution, as in the paper; epsilon is 1.001e-5; convolutions
 have biases, which are folded into the means of the batch norms after them. Channels are BGR minus
-Caffe's means. The applications' softmax is left away: here outputs are logits.
+Caffe's means; the crop of 224 pixels is taken, as usual, of a short side of 256. The applications'
+softmax is left away: here outputs are logits.
 """
 
 import re
@@ -14,6 +15,7 @@ from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.foreign import Foreign, ForeignFile, torch_fields
+from resnet_jax.weights.imagenet import imagenet_class_names
 
 _LEAVES = {
   "kernel": "kernel",
@@ -36,12 +38,14 @@ def read(file: ForeignFile, model: ResNet) -> Foreign:
     UserError: It is a file of another layout than the applications' own.
   """
   arrays = fold_biases(_by_layer(file))
+  classes = len(arrays.get("predictions/bias", ()))
   return Foreign(
     arrays,
     array_name,
     torch_fields(model, "1x1") | {"bn_epsilon": 1.001e-5},
     kernels="HWIO",
-    preprocessing=Preprocessing(_BGR_MEAN, channels="BGR", size=224),
+    preprocessing=Preprocessing(_BGR_MEAN, channels="BGR", size=224, resize=256),
+    class_names=imagenet_class_names() if classes == 1000 else None,
   )
 
 

@@ -13,6 +13,7 @@ from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.foreign import Foreign, ForeignFile, torch_fields
+from resnet_jax.weights.imagenet import imagenet_class_names
 from resnet_jax.weights.torch_names import structure, tensor_name
 
 # Parts of names of architectures that blur or average where a plain ResNet strides: another
@@ -41,14 +42,21 @@ def read(file: ForeignFile, model: ResNet) -> Foreign:
     deep_stem=fields.get("stem") == "deep",
     pooled_projection="projection" in fields,
   )
-  label_names = config.get("label_names")
   return Foreign(
     file.arrays,
     names,
     torch_fields(model) | fields,
     preprocessing=_preprocessing(config.get("pretrained_cfg", {})),
-    class_names=tuple(label_names) if isinstance(label_names, list) else None,
+    class_names=_class_names(config),
   )
+
+
+def _class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+  """Those given; a thousand without names are ImageNet's, as timm takes them to be."""
+  names = config.get("label_names")
+  if isinstance(names, list):
+    return tuple(map(str, names))
+  return imagenet_class_names() if config.get("num_classes") == 1000 else None
 
 
 def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing | None:

@@ -15,6 +15,7 @@ from resnet_jax.models.catalog import Network
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.run.files import write_whole
 from resnet_jax.weights.foreign import Foreign, ForeignFile, torch_fields
+from resnet_jax.weights.imagenet import imagenet_class_names
 from resnet_jax.weights.plain_arrays import flat, variable_shapes
 from resnet_jax.weights.torch_names import structure, tensor_name
 
@@ -61,18 +62,20 @@ def read(file: ForeignFile, model: ResNet) -> Foreign:
   """The weights of a file of torchvision's.
 
   Preprocessing is that of torchvision's own ImageNet weights, with a short side of 256 pixels, or
-  of 232 for those published files whose digest says so.
+  of 232 for those published files whose digest says so. These have the names of ImageNet's classes.
 
   Args:
     file: What was read.
     model: The network of the catalog whose weights they shall be.
   """
+  published = file.sha256[:8] in PUBLISHED
   resize, top1 = PUBLISHED.get(file.sha256[:8], (256, None))
   return Foreign(
     file.arrays,
     tensor_name,
     torch_fields(model) | structure(file.arrays, model.width),
     preprocessing=imagenet_preprocessing(resize=resize),
+    class_names=imagenet_class_names() if published else None,
     top1=None if top1 is None else top1 / 100,
   )
 
