@@ -16,6 +16,7 @@ from resnet_jax.models import ModelConfig
 from resnet_jax.run.workdir import claim
 from resnet_jax.training import Config, build_run, fit
 from resnet_jax.training.restore import restore_variables
+from resnet_jax.weights import imagenet
 
 FIELDS = {"stage_sizes": (1, 1), "width": 4, "num_classes": 3, "conv_padding": "symmetric"}
 EXPECTED = weights.Preprocessing(
@@ -157,7 +158,6 @@ def test_outputs_before_the_first_class_are_left_out(tmp_path, folder, call_here
   [
     ({"class_offset": 1, "class_names": None}, None),
     ({"preprocessing": None}, "expect of pictures is not known"),
-    ({"class_names": ("red", "green", "blue")}, "in another order"),
   ],
 )
 def test_weights_that_cannot_be_measured_are_refused(tmp_path, folder, call_here, made, words):
@@ -169,6 +169,59 @@ def test_weights_that_cannot_be_measured_are_refused(tmp_path, folder, call_here
     return
   assert (status, out) == (2, "")
   assert words in err and "Traceback" not in err
+
+
+def test_labels_follow_from_the_names_of_folders_where_the_weights_have_them(
+  tmp_path, folder, call_here
+):
+  """In another order than that of their names, without a `train`, and with a class missing."""
+  shutil.copytree(folder / "val", tmp_path / "data" / "val")
+  shutil.rmtree(tmp_path / "data" / "val" / "green")
+  directory = made_weights(tmp_path / "net", class_names=("red", "green", "blue"))
+  files = validation_files(tmp_path / "data")
+  labels = [("red", "green", "blue").index(file.parent.name) for file in files]
+  found = evaluate(call_here, directory, tmp_path / "data")
+  assert found["examples"] == len(files) == 8
+  assert found["top1"]["errors"] == (by_hand(directory, files).argmax(-1) != labels).sum()
+  unnamed = made_weights(tmp_path / "unnamed", class_names=None)
+  arguments = ("--dataset", "folder", "--data-dir", tmp_path / "data")
+  status, _, err = call_here("evaluate", "--weights", unnamed, *arguments)
+  assert status == 2
+  assert "holds no folder train" in err
+
+
+def test_folders_of_imagenet_are_called_by_the_numbers_of_its_classes(tmp_path, call_here):
+  names = imagenet.imagenet_class_names()
+  synsets = imagenet.imagenet_synsets()
+  fields = FIELDS | {"num_classes": 1000}
+  info = weights.WeightsInfo(
+    ModelConfig("resnet20", fields), "timm", preprocessing=EXPECTED, class_names=names
+  )
+  variables = info.create().init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
+  variables["params"]["head"]["bias"] = np.zeros(1000, np.float32)
+  variables["params"]["head"]["bias"][7] = 1e3
+  weights.save_weights(tmp_path / "net", variables, info)
+  for label in (7, 900):
+    paint(tmp_path / "data" / "val" / synsets[label] / "0.png", 128, label)
+  found = evaluate(call_here, tmp_path / "net", tmp_path / "data", "--per-class")
+  assert found["top1"]["errors"] == 1
+  seen = [(each["class"], each["top1"]["errors"]) for each in found["classes"] if each["examples"]]
+  assert seen == [(synsets[7], 0), (synsets[900], 1)]
+
+
+def test_classes_in_another_order_are_refused(tmp_path, call_here):
+  names = tuple(f"class {label}" for label in range(10))
+  fields = FIELDS | {"num_classes": 10}
+  for order in (1, -1):
+    info = weights.WeightsInfo(
+      ModelConfig("resnet20", fields), "timm", preprocessing=EXPECTED, class_names=names[::order]
+    )
+    variables = info.create().init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    directory = tmp_path / f"net{order}"
+    weights.save_weights(directory, variables, info)
+    status, _, err = call_here("evaluate", "--weights", directory, "--dataset", "synthetic")
+    assert status == (0 if order == 1 else 2), err
+  assert "have the classes of synthetic in another order (class 9, class 8" in err
 
 
 def test_a_class_count_that_does_not_match_is_named(converted, call_here):

@@ -69,7 +69,8 @@ class Dataset:
     name: Its name in tensorflow-datasets, or digits, folder or synthetic.
     class_names: The name of each class, in the order of the labels.
     image_shape: (height, width, channels) of what the views return.
-    splits: By name: train always; validation and test where they exist.
+    splits: By name: train, unless only weights are to be measured; validation and test where they
+      exist.
     preprocessing: What is done to the pixels of an image in evaluation.
   """
 

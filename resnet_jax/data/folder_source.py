@@ -35,9 +35,10 @@ _SCANNING_THREADS = 16
 class FolderSource(ExampleSource):
   """The images of one split in folders, a folder a class; any thread may read.
 
-  Class names are the names of the folders in `train`, sorted. Images may lie in folders below
-  their class's. What begins with a dot or has no extension of an image is ignored. Links to
-  files and to the folders of classes are followed, links further below to folders are not.
+  Class names are the names of the folders in `train`, sorted, unless others are given. Images may
+  lie in folders below their class's. What begins with a dot or has no extension of an image is
+  ignored. Links to files and to the folders of classes are followed, links further below to folders
+  are not.
 
   A folder is sorted by class, so its last examples would be one class. Examples stand in the order
   of the 64-bit BLAKE2b hashes of their paths below the split's folder instead: the same on every
@@ -50,21 +51,22 @@ class FolderSource(ExampleSource):
   Args:
     root: The folder that holds `train`.
     split: train, validation or test.
-    train_classes: The class names, if they are known already (of an open training split).
+    class_names: Those of the labels, if they are known already (of an open training split, or of
+      weights that are to be measured).
 
   Raises:
     UserError: A folder is missing or holds no images, or a class is not one of `train`'s.
   """
 
   def __init__(
-    self, root: str | os.PathLike[str], split: str, train_classes: tuple[str, ...] | None = None
+    self, root: str | os.PathLike[str], split: str, class_names: tuple[str, ...] | None = None
   ):
     top = folder_root(os.fspath(root))
-    if train_classes is None:
-      train_classes = _class_names(_split_folder(top, "train"))
+    if class_names is None:
+      class_names = _class_names(_split_folder(top, "train"))
     self._folder = _split_folder(top, split)
-    self._class_names = train_classes
-    labels = {name: label for label, name in enumerate(train_classes)}
+    self._class_names = class_names
+    labels = {name: label for label, name in enumerate(class_names)}
     present = _class_names(self._folder)
     for name in present:
       if name not in labels:
@@ -100,7 +102,7 @@ class FolderSource(ExampleSource):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """Names of the folders in `train`, sorted: in the order of the labels."""
+    """In the order of the labels: of the folders in `train`, sorted, unless others were given."""
     return self._class_names
 
   @property
@@ -127,10 +129,10 @@ class FolderSource(ExampleSource):
 
 
 def folder_root(data_dir: str | None) -> pathlib.Path:
-  """The folder that holds `train`, from the config's `data_dir`.
+  """The folder that holds those of the splits, from the config's `data_dir`.
 
   Raises:
-    UserError: None is named, or it is an address, or there is no `train` in it.
+    UserError: None is named, or it is an address, or there is none of a split in it.
   """
   if not data_dir:
     raise UserError(f"the data set `folder` needs data.data_dir (--data-dir), its ROOT: {EXPECTED}")
@@ -139,9 +141,20 @@ def folder_root(data_dir: str | None) -> pathlib.Path:
       f"{data_dir}: folders of images are read from local disks alone; mount or copy it"
     )
   root = pathlib.Path(data_dir).expanduser()
-  if not (root / "train").is_dir():
+  if not any((root / name).is_dir() for names in SPLIT_FOLDERS.values() for name in names):
     raise UserError(f"{root / 'train'} is no folder: {EXPECTED}")
   return root
+
+
+def folder_classes(data_dir: str | None) -> tuple[str, ...]:
+  """The names of the classes of which there are pictures, in any split, sorted.
+
+  Raises:
+    UserError: See `folder_splits`.
+  """
+  root = folder_root(data_dir)
+  splits = folder_splits(data_dir)
+  return tuple(sorted({name for s in splits for name in _class_names(_split_folder(root, s))}))
 
 
 def folder_splits(data_dir: str | None) -> tuple[str, ...]:

@@ -22,12 +22,16 @@ STREAMED = ("imagenet2012",)
 DATASETS = ("digits", *IN_MEMORY, *STREAMED, FOLDER, "synthetic")
 
 
-def open_dataset(config: DataConfig, seed: int) -> Dataset:
+def open_dataset(
+  config: DataConfig, seed: int, class_names: tuple[str, ...] | None = None
+) -> Dataset:
   """Opens the data set that a config names.
 
   Args:
     config: The data section of a config.
     seed: The run's seed, of which the host's random crops are a function.
+    class_names: Of `folder`, the names of all classes in the order of their labels, where they are
+      known already; then there need not be pictures of all, nor a `train`. Others have their own.
 
   Raises:
     UserError: It is unknown, not prepared, or cannot be split as asked.
@@ -47,7 +51,7 @@ def open_dataset(config: DataConfig, seed: int) -> Dataset:
   # Its decoders are loaded where they are needed: OpenCV changes the process's search paths.
   from resnet_jax.data.streaming import streaming_dataset
 
-  return streaming_dataset(config, seed)
+  return streaming_dataset(config, seed, class_names)
 
 
 def digits() -> dict[str, Arrays]:

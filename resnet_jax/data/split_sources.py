@@ -13,13 +13,17 @@ FOLDER = "folder"
 _LABELS_LOOKED_AT = 8
 
 
-def open_sources(config: DataConfig) -> dict[str, ExampleSource]:
+def open_sources(
+  config: DataConfig, class_names: tuple[str, ...] | None = None
+) -> dict[str, ExampleSource]:
   """The splits of a streamed data set as they are stored: train, validation, test.
 
   A test split is there only if it has labels; tensorflow-datasets holds some without.
 
   Args:
     config: The data section of a config: `dataset`, `data_dir` and `prepared_dir` count.
+    class_names: Of folders, the names of all classes in the order of their labels; then `train`
+      need not be there.
 
   Raises:
     UserError: The data set is not there, or cannot be read.
@@ -27,6 +31,8 @@ def open_sources(config: DataConfig) -> dict[str, ExampleSource]:
   if config.dataset == FOLDER:
     root = folder_root(config.data_dir)
     there = folder_splits(config.data_dir)
+    if class_names is not None:
+      return {name: FolderSource(root, name, class_names) for name in there}
     train = FolderSource(root, "train")
     others = {
       name: FolderSource(root, name, train.class_names) for name in there if name != "train"
@@ -44,19 +50,27 @@ def open_sources(config: DataConfig) -> dict[str, ExampleSource]:
   return sources
 
 
-def split_sources(config: DataConfig) -> dict[str, tuple[ExampleSource, range]]:
+def split_sources(
+  config: DataConfig, class_names: tuple[str, ...] | None = None
+) -> dict[str, tuple[ExampleSource, range]]:
   """For each split of a run a source, and which of its examples belong to the split.
 
   The validation split is the data set's own, or else the last `config.held_out` training examples,
   which then do not train.
 
+  Args:
+    config: The data section of a config.
+    class_names: As `open_sources`'s.
+
   Raises:
     UserError: See `open_sources`; or examples are held out beside a validation split, or too many.
   """
-  sources = open_sources(config)
-  train = sources["train"]
-  kept = kept_for_training(config, len(train), "validation" in sources)
+  sources = open_sources(config, class_names)
   parts = {name: (source, range(len(source))) for name, source in sources.items()}
+  train = sources.get("train")
+  if train is None:
+    return parts
+  kept = kept_for_training(config, len(train), "validation" in sources)
   parts["train"] = (train, range(kept))
   if kept < len(train):
     parts["validation"] = (train, range(kept, len(train)))

@@ -31,7 +31,9 @@ from resnet_jax.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
+def streaming_dataset(
+  config: DataConfig, seed: int, class_names: tuple[str, ...] | None = None
+) -> Dataset:
   """Opens a data set of images of any size: folders, or what tensorflow-datasets has prepared.
 
   Its splits are those of `split_sources.split_sources`.
@@ -39,6 +41,7 @@ def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
   Args:
     config: The data section of a config.
     seed: The run's seed, of which the random crops are a function.
+    class_names: As `open_dataset`'s.
 
   Raises:
     UserError: The data set is not prepared for these settings, or they contradict each other.
@@ -52,7 +55,7 @@ def streaming_dataset(config: DataConfig, seed: int) -> Dataset:
       "blocks of 16 that are read at once, and be faster",
       config.data_dir,
     )
-  parts = split_sources(config)
+  parts = split_sources(config, class_names)
   if statistics and statistics.identity not in ("", parts["train"][0].identity):
     logger.warning(
       "the mean image was made of other files than those of %s: run `%s` again",
@@ -73,7 +76,7 @@ def build_dataset(
   Args:
     config: The data section of a config.
     seed: The run's seed.
-    parts: For each split, a source and which of its examples belong; `train` must be there.
+    parts: For each split, a source and which of its examples belong; at least one.
     preprocessing: What is done to pixels.
     colors: `color_magnitudes` and `color_components`; see `training_view`.
   """
@@ -110,7 +113,7 @@ def build_dataset(
     )
     for name, (source, examples) in sources.items()
   }
-  class_names = parts["train"][0].class_names
+  class_names = next(iter(parts.values()))[0].class_names
   return Dataset(config.dataset, class_names, shape, splits, preprocessing)
 
 

@@ -15,8 +15,10 @@ from flax.errors import FlaxError
 from resnet_jax import devices
 from resnet_jax.data.config import DataConfig, StreamingConfig
 from resnet_jax.data.dataset import Dataset, Split
+from resnet_jax.data.folder_source import folder_classes
 from resnet_jax.data.preprocessing import with_preprocessing
 from resnet_jax.data.sources import open_dataset
+from resnet_jax.data.split_sources import FOLDER
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.protocols import Protocol, make_passes, resolve
 from resnet_jax.evaluation.scores import Scores, score_split
@@ -28,6 +30,7 @@ from resnet_jax.training.reestimation import Reestimation, read_reestimation
 from resnet_jax.training.restore import restore_variables
 from resnet_jax.weights.class_offset import without_offset
 from resnet_jax.weights.directory import WeightsInfo, load_weights, require_preprocessing
+from resnet_jax.weights.imagenet import imagenet_class_names, imagenet_synsets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +185,7 @@ def open_weights(
   model, variables, info = load_weights(directory)
   model, variables = without_offset(model, variables, info)
   data = with_preprocessing(data, require_preprocessing(directory, info))
-  dataset = open_dataset(data, seed=0)
+  dataset = open_dataset(data, seed=0, class_names=_folder_names(info, data))
   _check_classes(directory, info, model, dataset)
   examples = _split(dataset, split)
   member = Member(
@@ -199,6 +202,18 @@ def open_weights(
   )
   _check_view(member, "that of the weights")
   return member
+
+
+def _folder_names(info: WeightsInfo, data: DataConfig) -> tuple[str, ...] | None:
+  """The names of the outputs, if folders of pictures are called so: then labels follow from them.
+
+  Folders of ImageNet's pictures are called by WordNet's numbers.
+  """
+  if data.dataset != FOLDER or info.class_names is None:
+    return None
+  present = {*folder_classes(data.data_dir)}
+  synsets = imagenet_synsets() if info.class_names == imagenet_class_names() else ()
+  return next((names for names in (info.class_names, synsets) if present <= {*names}), None)
 
 
 def _split(dataset: Dataset, name: str) -> Split:
