@@ -18,7 +18,7 @@ demo: $(VENV)/installed  ## trains ResNet-20 on handwritten digits and draws its
 
 test: $(VENV)/installed-dev check  ## checks style and types, and runs the tests
 	@echo "== Running the tests (about ten minutes on two cores)"
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/installed-dev
 	@echo "== Checking style and types"

@@ -19,7 +19,8 @@ from resnet_jax.data import DataConfig, StreamingConfig
 from resnet_jax.data.preprocessing import with_preprocessing
 from resnet_jax.models import ModelConfig
 from resnet_jax.training import Config, OptimizerConfig, ScheduleConfig
-from resnet_jax.weights.directory import read_info, require_preprocessing
+from resnet_jax.weights.directory import WeightsInfo, read_info, require_preprocessing
+from resnet_jax.weights.plain_arrays import variable_shapes
 
 
 def get_config(arg: str = "") -> Config:
@@ -52,7 +53,7 @@ def get_config(arg: str = "") -> Config:
     data=dataclasses.replace(data, streaming=streaming),
     init_from=directory,
     reset=("head/*",),
-    frozen=("stem/*", "stage*") if only_head else (),
+    frozen=_all_but_head(info, data) if only_head else (),
     optimizer=OptimizerConfig(learning_rate=0.05 if only_head else 0.01),
     schedule=ScheduleConfig(kind="cosine"),
     batch_size=32,
@@ -61,3 +62,10 @@ def get_config(arg: str = "") -> Config:
     evaluate_every="1 epochs",
     evaluation_batch_size=32,
   )
+
+
+def _all_but_head(info: WeightsInfo, data: DataConfig) -> tuple[str, ...]:
+  size = data.streaming.image_size
+  names = variable_shapes(info.create(), (size, size, len(data.mean)))
+  parts = {name.split("/")[1] for name in names if name.startswith("params/")}
+  return tuple(f"{part}/*" for part in sorted(parts - {"head"}))

@@ -55,4 +55,4 @@ print(resnet_jax.__file__, built_in_names(), load_config("cifar10:plain32", Conf
     timeout=120,
   ).stdout
   assert out.startswith(str(site))
-  assert "['cifar10', 'digits', 'imagenet'] plain32" in out
+  assert "['cifar10', 'digits', 'finetune', 'imagenet'] plain32" in out

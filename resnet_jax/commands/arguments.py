@@ -66,6 +66,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--checkpoint",
     metavar="last|best|STEP",
+    type=_checkpoint,
     default="last",
     help="which weights of a run: the last, the best by its checkpoint.metric, or a step's",
   )
@@ -74,6 +75,12 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     action="store_true",
     help="the moving average of the weights instead, of a run with ema_decay",
   )
+
+
+def _checkpoint(text: str) -> str:
+  if text not in ("last", "best") and not text.isdecimal():
+    raise argparse.ArgumentTypeError(f"{text!r}: give last, best or the number of a step")
+  return text
 
 
 def positive_number(text: str) -> float:

@@ -14,8 +14,8 @@ In: --source and --input name foreign weights, --model the network of the catalo
 Fields are replaced as in train, for example --config.model.width_per_group=128. Out: --weights
 names such a directory or a run, --format what to write, --output where. torchvision is a state
 dict, one .safetensors file. stablehlo is a directory with a program for CPUs, GPUs and TPUs that
-holds the weights and needs nothing but JAX; it takes uint8 pixels where the preprocessing is known,
-and its output i is class i.
+holds the weights and needs JAX, not this package; it takes uint8 pixels, and its output i is that
+of class i.
 """
 
 
@@ -69,7 +69,7 @@ def add(commands: Any) -> None:
   write.add_argument(
     "--normalized",
     action="store_true",
-    help="of stablehlo: it takes float32 as the network does, though the preprocessing is known",
+    help="of stablehlo: it takes float32 as the network does, and nothing is done to pixels",
   )
   parser.add_argument(
     "--output",
@@ -142,14 +142,20 @@ def _write_stablehlo(options: argparse.Namespace) -> int:
   from resnet_jax import weights
   from resnet_jax.run.files import require_free
   from resnet_jax.training.weight_source import read_network
-  from resnet_jax.weights.program import image_channels
+  from resnet_jax.weights.directory import require_preprocessing
+  from resnet_jax.weights.plain_arrays import flat, image_channels
 
   require_free(options.output)
   where, model, variables, info = read_network(options.weights, options.ema)
   model, variables = weights.without_offset(model, variables, info)
+  if not options.normalized:
+    try:
+      require_preprocessing(where, info)
+    except UserError as error:
+      raise UserError(f"{error}; or give --normalized") from None
   image_shape = None
   if options.image_size is not None:
-    image_shape = (options.image_size, options.image_size, image_channels(variables))
+    image_shape = (options.image_size, options.image_size, image_channels(flat(variables)))
   with without_source_paths():  # whoever it is given to need not see this machine's
     exported = weights.save_export(
       options.output,
@@ -158,7 +164,7 @@ def _write_stablehlo(options: argparse.Namespace) -> int:
       info.preprocessing,
       info.class_names,
       name=info.model.name,
-      source=where,
+      source=f"{info.file} ({info.source})".strip(),
       image_shape=image_shape,
       normalized=options.normalized,
     )

@@ -172,6 +172,8 @@ def _matrix_file(text: str) -> pathlib.Path:
   path = pathlib.Path(text)
   if path.suffix not in (".npz", ".csv"):
     raise argparse.ArgumentTypeError(f"{text!r} ends neither in .npz nor in .csv")
+  if path.is_dir():
+    raise argparse.ArgumentTypeError(f"{path} is a directory")
   if not path.parent.is_dir():
     raise argparse.ArgumentTypeError(f"there is no directory {path.parent}")
   return path

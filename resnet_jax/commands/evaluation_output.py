@@ -144,7 +144,7 @@ def _member_values(member: Member) -> dict[str, Any]:
   return {
     "directory": str(origin.directory),
     "model": info.model.name,
-    "weights": info.source,
+    "source": info.source,
     "file": info.file,
     "sha256": info.sha256,
     "class_offset": info.class_offset,

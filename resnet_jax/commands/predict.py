@@ -2,10 +2,9 @@
 
 import argparse
 import json
-import pathlib
 from typing import Any
 
-from resnet_jax.commands.arguments import add_checkpoint, add_command, positive
+from resnet_jax.commands.arguments import add_checkpoint, add_command, directory, positive
 from resnet_jax.commands.process import EXIT_USER_ERROR, configure_jax
 from resnet_jax.errors import UserError
 
@@ -21,18 +20,19 @@ def add(commands: Any) -> None:
     "and passed over, and the exit status is then 2.",
   )
   network = parser.add_mutually_exclusive_group(required=True)
-  network.add_argument("--workdir", metavar="DIR", help="the network of a run")
-  network.add_argument("--weights", metavar="DIR", help="converted weights")
+  network.add_argument("--workdir", metavar="DIR", type=directory, help="the network of a run")
+  network.add_argument("--weights", metavar="DIR", type=directory, help="converted weights")
   network.add_argument(
     "--export",
     metavar="DIR",
-    type=pathlib.Path,
+    type=directory,
     help="a program that `convert --format stablehlo` wrote",
   )
   parser.add_argument(
     "images",
     metavar="IMAGE",
     nargs="+",
+    type=_image,
     help="a file; a folder, for all pictures in and below it; or a pattern such as 'a/**/*.jpg'",
   )
   add_checkpoint(parser)
@@ -71,14 +71,24 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   return 0 if all(isinstance(one, Prediction) for one in found) else EXIT_USER_ERROR
 
 
+def _image(text: str) -> str:
+  if not text:
+    raise argparse.ArgumentTypeError("is empty")
+  return text
+
+
 def _open(options: argparse.Namespace) -> Any:
   from resnet_jax.training.classifiers import classifier_of_export, classifier_of_network
-  from resnet_jax.weights.directory import is_weights_directory
+  from resnet_jax.weights.directory import is_weights_directory, read_info
+  from resnet_jax.weights.stablehlo import is_export
 
   if options.export:
     return classifier_of_export(options.export)
   if options.weights:
-    return classifier_of_network(options.weights)
+    if is_export(options.weights):
+      raise UserError(f"{options.weights} holds an exported program: give --export")
+    read_info(options.weights)  # which says if there are none
+    return classifier_of_network(str(options.weights))
   if is_weights_directory(options.workdir):
     raise UserError(f"{options.workdir} holds converted weights, not a run: give --weights")
   return classifier_of_network(f"{options.workdir}:{options.checkpoint}", options.ema)

@@ -14,12 +14,14 @@ def print_prediction(one: Prediction, classifier: Classifier) -> None:
     f"  {score:8.2%}  {_name(number, classifier)}"
     for number, score in zip(one.classes, one.scores, strict=True)
   ]
-  print("\n".join([one.file, *lines]), flush=True)
+  text = "\n".join([_printable(one.file), *lines])
+  encoding = sys.stdout.encoding or "utf-8"
+  print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def print_unreadable(one: Unreadable) -> None:
   """Names what is no picture, among the errors."""
-  print(f"resnet-jax: {one.file}: {one.reason}", file=sys.stderr, flush=True)
+  print(f"resnet-jax: {_printable(one.file)}: {one.reason}", file=sys.stderr, flush=True)
 
 
 def as_json(found: Sequence[Prediction | Unreadable], classifier: Classifier) -> dict[str, Any]:
@@ -41,6 +43,13 @@ def as_json(found: Sequence[Prediction | Unreadable], classifier: Classifier) ->
       {"file": one.file, "reason": one.reason} for one in found if isinstance(one, Unreadable)
     ],
   }
+
+
+def _printable(file: str) -> str:
+  """A file's name on one line, and without what would control a terminal."""
+  return "".join(
+    letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in file
+  )
 
 
 def _name(number: int, classifier: Classifier) -> str:

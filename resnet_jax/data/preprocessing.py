@@ -119,11 +119,13 @@ def make_preprocessing(
     values = getattr(config, field)
     if not isinstance(values, str) and len(values) not in (channels, *([1] * (field == "std"))):
       raise UserError(
-        f"data.{field} has {len(values)} numbers, and the pictures of {config.dataset} have "
-        f"{channels} channels: give one for each"
+        f"data.{field}, or that of the weights, has {len(values)} numbers, and the pictures of "
+        f"{config.dataset} have {channels} channel(s): one is needed for each"
       )
   if config.channels == "BGR" and channels != 3:
-    raise UserError(f"data.channels=BGR: the pictures of {config.dataset} have {channels} channels")
+    raise UserError(
+      f"data.channels=BGR: the pictures of {config.dataset} have {channels} channel(s)"
+    )
   mean, image = config.mean, None
   if isinstance(mean, str):
     ordered = np.asarray(own[..., ::-1] if config.channels == "BGR" else own, np.float32)
@@ -145,7 +147,7 @@ def with_preprocessing(config: DataConfig, preprocessing: Preprocessing) -> Data
   return dataclasses.replace(
     config,
     mean=preprocessing.mean,
-    std=preprocessing.std,
+    std=(1.0,) if all(value == 1 for value in preprocessing.std) else preprocessing.std,
     scale=preprocessing.scale,
     channels=preprocessing.channels,
     streaming=dataclasses.replace(

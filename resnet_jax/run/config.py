@@ -149,9 +149,13 @@ class _ModelSection:
 
 
 def to_json(config: Any) -> Any:
-  """A config as plain dictionaries, lists, texts and numbers."""
+  """A config, or a part of one, as plain dictionaries, lists, texts and numbers."""
+  # With all fields: of what msgspec has read, it writes only those that were there.
+  values = config
+  if dataclasses.is_dataclass(config) and not isinstance(config, type):
+    values = dataclasses.asdict(config)
   try:
-    return msgspec.json.decode(msgspec.json.encode(config))
+    return msgspec.json.decode(msgspec.json.encode(values))
   except TypeError as error:
     raise UserError(f"config: a value is no number, text, list or dictionary: {error}") from None
 

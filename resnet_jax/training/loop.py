@@ -111,14 +111,16 @@ def _start(
   run: Run, workdir: pathlib.Path, checkpoints: Checkpoints
 ) -> tuple[int, TrainState, Window]:
   """Number of steps done, the state after them, and the metrics since the last record of them."""
-  if processes.is_first():
-    write_preprocessing(workdir, run.dataset)
   restored = checkpoints.restore_newest(abstract_state(run))
   if restored is None:
-    return 0, initial_state(run), Window()
-  step, state, saved = restored
-  require_same_data(run.dataset, saved["data"])
-  return step, from_stored(run, state), Window(saved["window"])
+    step, state, window = 0, initial_state(run), Window()
+  else:
+    step, stored, saved = restored
+    require_same_data(run.dataset, saved["data"])
+    state, window = from_stored(run, stored), Window(saved["window"])
+  if processes.is_first():
+    write_preprocessing(workdir, run.dataset)
+  return step, state, window
 
 
 def _saver(

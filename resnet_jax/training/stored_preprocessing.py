@@ -5,7 +5,6 @@ With it the run predicts without its data set, and without what `prepare` comput
 
 import io
 import pathlib
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ def find_preprocessing(
     return Preprocessing(**fields, mean_image=image), names
   except FileNotFoundError:
     return None, None
-  except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+  except Exception as error:  # what damage leads to is of any class
     raise UserError(
       f"{path} is damaged ({error}): the run's train command, given again, writes it anew"
     ) from None

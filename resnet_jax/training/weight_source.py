@@ -6,6 +6,7 @@ a run does with them (`initial_weights.py`) stays.
 """
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import re
@@ -40,16 +41,22 @@ from resnet_jax.weights.plain_arrays import flat, nested
 T = TypeVar("T")
 
 _COLLECTIONS = ("params", "batch_stats")
-# What changes the function of a network, and no shape of its variables.
-_UNSEEN = (
-  "stride_in",
-  "pool_padding",
-  "conv_padding",
-  "bn_epsilon",
-  "activation",
-  "order",
-  "transition",
-)
+# Fields in which a network may differ and still be the function that its weights were trained as,
+# but for precision and in training. A run clones `norm` for its devices.
+_HARMLESS = {
+  "bn_momentum",
+  "dropout",
+  "dtype",
+  "frozen_bn",
+  "name",
+  "norm",
+  "num_classes",
+  "param_dtype",
+  "parent",
+  "remat",
+  "scan",
+  "zero_init_residual",
+}
 
 
 def split_source(source: str) -> tuple[pathlib.Path, str]:
@@ -104,7 +111,7 @@ def read_network(
   info = WeightsInfo(
     ModelConfig(config.name, fields),
     "run",
-    where,
+    where.replace(str(directory), directory.name),
     preprocessing=preprocessing,
     class_names=class_names,
   )
@@ -125,9 +132,10 @@ def unseen_differences(source: str, model: Network) -> str | None:
   if not is_weights_directory(directory):
     return None
   theirs = read_info(directory).create()
+  names = [field.name for field in dataclasses.fields(theirs) if field.name not in _HARMLESS]
   differing = {
     name: (_setting(model, name), _setting(theirs, name))
-    for name in _UNSEEN
+    for name in names
     if _setting(model, name) != _setting(theirs, name)
   }
   if not differing:

@@ -3,7 +3,6 @@
 import hashlib
 import pathlib
 import pickle
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -109,7 +108,7 @@ def _read_npz(path: pathlib.Path) -> Arrays:
   try:
     with np.load(path, allow_pickle=False) as file:
       return {name: file[name] for name in file.files}
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+  except Exception as error:  # what damage leads to is of any class
     raise UserError(f"{path} is not a whole .npz file of arrays: {_line(error)}") from None
 
 

@@ -21,7 +21,7 @@ from resnet_jax.models.config import ModelConfig
 from resnet_jax.run.files import require_free, write_directory
 from resnet_jax.weights.array_files import read_safetensors
 from resnet_jax.weights.info_files import encode_info, read_info_file, read_verified
-from resnet_jax.weights.plain_arrays import flat, from_arrays
+from resnet_jax.weights.plain_arrays import flat, from_arrays, image_channels
 
 ARRAYS, INFO = "weights.safetensors", "weights.json"
 _FORMAT = 1
@@ -76,7 +76,8 @@ def save_weights(directory: str | pathlib.Path, variables: Any, info: WeightsInf
     `info` as it is stored: with the digest.
 
   Raises:
-    UserError: The variables are not those of the network, or the directory is taken.
+    UserError: The variables are not those of the network, or the directory is taken; or what is
+      known is not plain numbers and texts, as a mean image.
   """
   directory = pathlib.Path(directory)
   require_free(directory)
@@ -161,7 +162,9 @@ def _storable(leaf: Any) -> np.ndarray:
 
 def _check(model: Network, arrays: Mapping[str, np.ndarray], info: WeightsInfo) -> dict[str, Any]:
   """The arrays as variables; raises a UserError unless they are a network's, and named rightly."""
-  variables = from_arrays(model, arrays, lambda name: name)
+  size = info.preprocessing.size if info.preprocessing is not None else None
+  image_shape = (size or 224, size or 224, image_channels(arrays))
+  variables = from_arrays(model, arrays, lambda name: name, image_shape=image_shape)
   outputs = getattr(model, "num_classes", 0)
   if info.class_names is not None and len(info.class_names) + info.class_offset != outputs:
     raise UserError(

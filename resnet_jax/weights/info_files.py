@@ -21,8 +21,13 @@ T = TypeVar("T", bound=Info)
 
 
 def encode_info(info: Any) -> bytes:
-  """A dataclass as the content of its JSON file."""
-  return msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n"
+  """A dataclass as the content of its JSON file; raises a `UserError` for what it cannot hold."""
+  try:
+    content = msgspec.json.encode(info)
+    msgspec.json.decode(content, type=type(info))
+  except (TypeError, msgspec.DecodeError) as error:
+    raise UserError(f"what is known of the weights cannot be written as JSON: {error}") from None
+  return msgspec.json.format(content, indent=2) + b"\n"
 
 
 def read_info_file(path: pathlib.Path, kind: type[T], absent: str) -> T:

@@ -15,6 +15,8 @@ Kernels = Literal["HWIO", "OIHW"]
 Names = Mapping[str, str] | Callable[[str], str]
 
 _SHOWN = 3
+# Of the stems of residual networks, and of VGG.
+_FIRST_CONVOLUTIONS = ("stem/conv", "stem/conv1", "stage1/conv1")
 
 
 def from_arrays(
@@ -38,8 +40,8 @@ def from_arrays(
       or OIHW as in PyTorch, then they are (out, in), or (out, in, 1, 1).
     ignored: Patterns of names of arrays that may be left over, for example
       "*.num_batches_tracked".
-    image_shape: (H, W, C) of an image of the network. Where the classifier is given the flattened
-      map its kernel depends on it, otherwise it does not matter.
+    image_shape: (H, W, C) of an image of the network. Of the first two the kernel of the classifier
+      depends where it is given the flattened map, otherwise nothing does.
 
   Returns:
     `params` and `batch_stats`, where there are any, as `model.init` gives them, as NumPy arrays in
@@ -96,6 +98,12 @@ def variable_shapes(
     model = model.clone(scan=False)
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   return flat(jax.eval_shape(model.init, jax.random.key(0), images))
+
+
+def image_channels(arrays: Mapping[str, Any]) -> int:
+  """How many channels images have, by a network's variables as of `flat`; 3 if they do not say."""
+  kernels = (arrays.get(f"params/{name}/kernel") for name in _FIRST_CONVOLUTIONS)
+  return next((k.shape[2] for k in kernels if k is not None and k.ndim == 4), 3)
 
 
 def flat(variables: Any) -> dict[str, Any]:

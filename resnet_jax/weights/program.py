@@ -16,12 +16,6 @@ from resnet_jax.weights.plain_arrays import flat, from_arrays
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _KNOWN_PLATFORMS = (*PLATFORMS, "rocm")
-# The first convolution, of the stems of residual networks and of VGG.
-_FIRST_KERNELS = (
-  "params/stem/conv/kernel",
-  "params/stem/conv1/kernel",
-  "params/stage1/conv1/kernel",
-)
 
 
 def export_network(
@@ -77,16 +71,3 @@ def export_network(
   images = jax.ShapeDtypeStruct((batch, *image_shape), dtype)
   with open_platform():
     return export.export(jax.jit(network), platforms=platforms)(images)
-
-
-def image_channels(variables: Any) -> int:
-  """How many channels the images of a network have; raises a `UserError` if that is not to see.
-
-  Args:
-    variables: Those of a network of the catalog, scanned or not.
-  """
-  arrays = flat(variables)
-  for name in _FIRST_KERNELS:
-    if name in arrays and arrays[name].ndim == 4:
-      return arrays[name].shape[2]
-  raise UserError("these variables have no first convolution: give the shape of the images")

@@ -18,7 +18,8 @@ from resnet_jax.errors import UserError
 from resnet_jax.models.catalog import Network
 from resnet_jax.run.files import require_free, write_directory
 from resnet_jax.weights.info_files import encode_info, read_info_file, read_verified
-from resnet_jax.weights.program import PLATFORMS, export_network, image_channels
+from resnet_jax.weights.plain_arrays import flat, image_channels
+from resnet_jax.weights.program import PLATFORMS, export_network
 
 PROGRAM, INFO = "network.stablehlo", "export.json"
 _FORMAT = 1
@@ -103,7 +104,7 @@ def save_export(
     size = None if preprocessing is None else preprocessing.size
     if size is None:
       raise UserError("the size of the images is not known: give it (image_shape, --image-size)")
-    image_shape = (size, size, image_channels(variables))
+    image_shape = (size, size, image_channels(flat(variables)))
   inside = None if normalized else preprocessing
   if preprocessing is not None and preprocessing.mean_image is not None:
     if normalized:

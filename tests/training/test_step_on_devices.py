@@ -8,9 +8,6 @@ import sys
 import numpy as np
 import pytest
 
-# One process of a parallel session does all of it, or each would train all that they share.
-pytestmark = pytest.mark.xdist_group("steps on devices")
-
 SCRIPT = pathlib.Path(__file__).with_name("steps_on_devices.py")
 PARTS = "accumulate=4"
 SHARD_MAP = 'parallel="shard_map"'

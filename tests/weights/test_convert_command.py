@@ -132,6 +132,9 @@ def test_a_run_starts_from_converted_weights(foreign, tmp_path, call_here, capfd
     "this network has pool_padding=(0, 1), unlike that of the weights; as theirs: "
     "--config.model.pool_padding 1 1"
   )
+  scaled = ModelConfig("resnet18", CONFIG.model.overrides | {"addition": "scaled"})
+  initial_state(build_run(dataclasses.replace(config, model=scaled)))
+  assert "addition='scaled'" in capfd.readouterr().out.splitlines()[1]
   without_head = {name: tree for name, tree in variables["params"].items() if name != "head"}
   assert_equal({name: state.params[name] for name in without_head}, without_head)
   with pytest.raises(UserError, match="holds converted weights, no steps"):
@@ -161,7 +164,7 @@ def test_a_run_s_weights_go_out(tmp_path, call_here):
   assert status == 0, err
   assert out.startswith(f"{tmp_path / 'network'}: step 1 of {tmp_path / 'run'}; takes uint8 (N,")
   _, info = load_export(tmp_path / "network")
-  assert (info.model, info.source) == ("resnet18", f"step 1 of {tmp_path / 'run'}")
+  assert (info.model, info.source) == ("resnet18", "step 1 of run (run)")
 
 
 @pytest.fixture

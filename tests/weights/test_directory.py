@@ -117,6 +117,37 @@ def test_a_network_with_weights_and_its_preprocessing_are_one_line(stored):
     resnet_jax.create("resnet18", weights=directory, num_classes=7)
 
 
+@pytest.mark.parametrize(
+  ("name", "fields", "shape"),
+  [
+    ("resnet20", {"stage_sizes": (1,), "width": 4}, (16, 16, 1)),
+    ("vgg16", {"stage_sizes": (1, 1), "width": 4, "hidden_features": (8,)}, (16, 16, 3)),
+  ],
+)
+def test_networks_of_other_images_than_imagenet_s_are_stored(name, fields, shape, tmp_path):
+  expected = Preprocessing((0.5,) * shape[2], size=shape[0])
+  info = WeightsInfo(ModelConfig(name, fields), "made", preprocessing=expected)
+  variables = jax.jit(info.create().init)(jax.random.key(0), np.zeros((1, *shape), np.float32))
+  save_weights(tmp_path / "net", variables, info)
+  _, found, _ = load_weights(tmp_path / "net")
+  assert_equal(found, jax.tree.map(np.asarray, dict(variables)))
+
+
+@pytest.mark.parametrize(
+  "preprocessing",
+  [
+    Preprocessing((float("nan"), 0.0, 0.0)),
+    Preprocessing((0.0, 0.0, 0.0), mean_image=np.zeros((64, 64, 3), np.float32)),
+  ],
+)
+def test_what_json_cannot_hold_is_refused_before_anything_is_written(preprocessing, tmp_path):
+  _, variables = tiny()
+  info = dataclasses.replace(INFO, preprocessing=preprocessing)
+  with pytest.raises(UserError, match="cannot be written as JSON"):
+    save_weights(tmp_path / "net", variables, info)
+  assert not (tmp_path / "net").exists()
+
+
 def test_preprocessing_scales_reorders_and_normalises():
   caffe = Preprocessing((1.0, 2.0, 3.0), channels="BGR")
   np.testing.assert_array_equal(caffe(np.uint8([[10, 20, 30]])), np.float32([[29, 18, 7]]))

@@ -419,7 +419,8 @@ def test_the_command_asks_for_the_size_where_it_is_not_known(tmp_path, call_here
   save_weights(tmp_path / "weights", tiny()[1], info)
   command = ("convert", "--weights", tmp_path / "weights", "--output", tmp_path / "network")
   for more, message in (
-    (("--format", "stablehlo"), "the size of the images is not known"),
+    (("--format", "stablehlo"), "expect of pictures is not known"),
+    (("--format", "stablehlo", "--normalized"), "the size of the images is not known"),
     (("--format", "torchvision", "--image-size", 64), "are of --format stablehlo"),
     (("--format", "stablehlo", "--image-size", 0), "'0' is not a positive integer"),
   ):
@@ -428,6 +429,7 @@ def test_the_command_asks_for_the_size_where_it_is_not_known(tmp_path, call_here
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "network").exists()
-  status, printed, err = call_here(*command, "--format", "stablehlo", "--image-size", 64)
+  sized = ("--format", "stablehlo", "--normalized", "--image-size", 64)
+  status, printed, err = call_here(*command, *sized)
   assert status == 0, err
   assert load_export(tmp_path / "network")[1].input == "normalized"
