@@ -162,7 +162,7 @@ def test_a_run_trains_on_through_saves_that_fail_and_ends_with_an_error(tmp_path
   assert [(r["step"], r["split"]) for r in read_records(tmp_path)][-1] == (6, "validation")
 
 
-@pytest.mark.parametrize("ends", ["at its end", "by SIGTERM"])
+@pytest.mark.parametrize("ends", ["at its end", pytest.param("by SIGTERM", marks=pytest.mark.long)])
 def test_the_command_exits_with_1_if_its_last_save_failed(ends, tmp_path):
   # Room for all but a checkpoint.
   with small_disk(tmp_path / "disk", "80k") as disk:
