@@ -18,11 +18,8 @@ from resnet_jax.run.chosen_checkpoint import read_chosen
 from resnet_jax.training.build import Run
 from resnet_jax.training.initial_weights import check_initial_weights, read_initial_weights
 from resnet_jax.training.state import TrainState, create_state
-from resnet_jax.training.weight_source import (
-  split_source,
-  unlike_preprocessing,
-  unseen_differences,
-)
+from resnet_jax.training.weight_differences import network_differences, preprocessing_differences
+from resnet_jax.training.weight_source import split_source
 
 T = TypeVar("T")
 
@@ -120,7 +117,7 @@ def _with_differences(run: Run, words: str) -> list[str]:
   """Where a run's first weights are from; and in what network and pictures are unlike theirs."""
   source, data = run.config.init_from or "", run.config.data
   decoded = run.dataset.preprocessing.resize is not None
-  lines = [unseen_differences(source, run.model), unlike_preprocessing(source, data, decoded)]
+  lines = [network_differences(source, run.model), preprocessing_differences(source, data, decoded)]
   return [words, *(line for line in lines if line is not None)]
 
 

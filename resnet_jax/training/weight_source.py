@@ -6,7 +6,6 @@ a run does with them (`initial_weights.py`) stays.
 """
 
 import contextlib
-import dataclasses
 import functools
 import pathlib
 import re
@@ -18,14 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import devices, processes
-from resnet_jax.data.config import DataConfig
-from resnet_jax.data.preprocessing import with_preprocessing
 from resnet_jax.errors import UserError
 from resnet_jax.models import ModelConfig, Network
 from resnet_jax.run.arrays import Layout, layout
 from resnet_jax.run.checkpoints import Checkpoints
 from resnet_jax.run.chosen_checkpoint import read_chosen
-from resnet_jax.run.config import differences
 from resnet_jax.run.workdir import read_config
 from resnet_jax.training.config import Config
 from resnet_jax.training.stored_preprocessing import find_preprocessing
@@ -33,7 +29,6 @@ from resnet_jax.weights.directory import (
   WeightsInfo,
   is_weights_directory,
   load_weights,
-  read_info,
   read_weights_directory,
 )
 from resnet_jax.weights.plain_arrays import flat, nested
@@ -41,22 +36,6 @@ from resnet_jax.weights.plain_arrays import flat, nested
 T = TypeVar("T")
 
 _COLLECTIONS = ("params", "batch_stats")
-# Fields in which a network may differ and still be the function that its weights were trained as,
-# but for precision and in training. A run clones `norm` for its devices.
-_HARMLESS = {
-  "bn_momentum",
-  "dropout",
-  "dtype",
-  "frozen_bn",
-  "name",
-  "norm",
-  "num_classes",
-  "param_dtype",
-  "parent",
-  "remat",
-  "scan",
-  "zero_init_residual",
-}
 
 
 def split_source(source: str) -> tuple[pathlib.Path, str]:
@@ -116,68 +95,6 @@ def read_network(
     class_names=class_names,
   )
   return where, info.create(), nested(arrays), info
-
-
-def unseen_differences(source: str, model: Network) -> str | None:
-  """In what a network is another function than converted weights were trained as, in words.
-
-  Args:
-    source: A config's `init_from`.
-    model: The network that shall start from it, which has variables of the same shapes.
-
-  Returns:
-    A line that says what to do, or None: nothing differs, or the source is a run.
-  """
-  directory, _ = split_source(source)
-  if not is_weights_directory(directory):
-    return None
-  theirs = read_info(directory).create()
-  names = [field.name for field in dataclasses.fields(theirs) if field.name not in _HARMLESS]
-  differing = {
-    name: (_setting(model, name), _setting(theirs, name))
-    for name in names
-    if _setting(model, name) != _setting(theirs, name)
-  }
-  if not differing:
-    return None
-  here = ", ".join(f"{name}={ours!r}" for name, (ours, _) in differing.items())
-  fields = " ".join(f"--config.model.{name} {_words(of)}" for name, (_, of) in differing.items())
-  return f"this network has {here}, unlike that of the weights; as theirs: {fields}"
-
-
-def unlike_preprocessing(source: str, data: DataConfig, decoded: bool) -> str | None:
-  """In what pictures are shown otherwise than converted weights expect, in words.
-
-  Args:
-    source: A config's `init_from`.
-    data: The data section of the run that shall start from it.
-    decoded: Whether its pictures are decoded, resized and cropped.
-
-  Returns:
-    A line that says what to do, or None: nothing differs, or it is not known what is expected.
-  """
-  directory, _ = split_source(source)
-  preprocessing = read_info(directory).preprocessing if is_weights_directory(directory) else None
-  if preprocessing is None:
-    return None
-  differing = {
-    name: theirs
-    for name, (_, theirs) in differences(data, with_preprocessing(data, preprocessing)).items()
-    if decoded or not name.startswith("streaming.")
-  }
-  if not differing:
-    return None
-  fields = " ".join(f"--config.data.{name} {_words(value)}" for name, value in differing.items())
-  return f"pictures are not shown as these weights expect; to show them so: {fields}"
-
-
-def _setting(model: Network, name: str) -> Any:
-  value = getattr(model, name, None)
-  return 1e-5 if name == "bn_epsilon" and value is None else value
-
-
-def _words(value: Any) -> str:
-  return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def read_layout(source: str) -> tuple[str, Layout]:
