@@ -163,8 +163,12 @@ def aligned_table(summaries: Sequence[Summary]) -> str:
   columns = [column for column in shown_columns(summaries) if column.printed]
   rows = [[column.header for column in columns]]
   rows += [[cell(summary, column) for column in columns] for summary in summaries]
+  return align(rows, [is_number(column, summaries) for column in columns])
+
+
+def align(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+  """Rows of cells, all of the same number, as text in columns; `right` says which end there."""
   widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-  right = [is_number(column, summaries) for column in columns]
   lines = [
     "  ".join(
       text.rjust(width) if number else text.ljust(width)

@@ -15,7 +15,8 @@ import math
 import pathlib
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -30,7 +31,7 @@ C = TypeVar("C")
 
 def built_in_names() -> list[str]:
   """The experiments that travel with the package, which `--config` finds by name anywhere."""
-  files = _built_in_folder().iterdir()
+  files = built_in_folder().iterdir()
   return sorted(p.stem for p in files if p.suffix == ".py" and p.stem != "__init__")
 
 
@@ -51,10 +52,13 @@ def load_config(reference: str, kind: type[C]) -> C:
       near = difflib.get_close_matches(file, built_in_names(), n=1)
       hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(built_in_names())}"
       raise UserError(f"no built-in experiment is called {file!r}: {hint} (or give a .py file)")
-    path = _built_in_folder() / f"{file}.py"
+    path = built_in_folder() / f"{file}.py"
   if not path.is_file():
     raise UserError(f"config file {file} does not exist")
-  get_config = _get_config_of(path)
+  module = load_module(path)
+  if not hasattr(module, "get_config"):
+    raise UserError(f"{path} has no function get_config() that returns a Config")
+  get_config = module.get_config
   try:
     takes_arg = bool(inspect.signature(get_config).parameters)
     if arg and not takes_arg:
@@ -65,7 +69,7 @@ def load_config(reference: str, kind: type[C]) -> C:
   except UserError:
     raise
   except (Exception, SystemExit) as error:
-    raise _mistake_in(path, error) from error
+    raise mistake_in(path, error) from error
   if not isinstance(config, kind):
     raise UserError(f"get_config of {file} returned a {type(config).__name__}, not a Config")
   try:
@@ -170,8 +174,8 @@ def from_json(values: Any, kind: type[C]) -> C:
     config = msgspec.convert(values, kind)
   except msgspec.ValidationError as error:
     raise UserError(f"config: {str(error).replace('$.', '')}") from None
-  known = dict(_leaves(to_json(config)))
-  for path, _ in _leaves(values):
+  known = dict(leaves(to_json(config)))
+  for path, _ in leaves(values):
     if path not in known:
       raise UserError(f"config: this version knows no field {path}")
   return config
@@ -180,7 +184,7 @@ def from_json(values: Any, kind: type[C]) -> C:
 def check_config(config: Any) -> None:
   """Raises a UserError unless every value of a config has its type and lies in its range."""
   values = to_json(config)
-  for path, value in _leaves(msgspec.to_builtins(config)):
+  for path, value in leaves(msgspec.to_builtins(config)):
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f"config: {path}={value} is not finite")
   from_json(values, type(config))
@@ -188,7 +192,7 @@ def check_config(config: Any) -> None:
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
   """The fields, by dotted path, in which two configs (or their JSON) differ, with both values."""
-  before, after = dict(_leaves(to_json(old))), dict(_leaves(to_json(new)))
+  before, after = dict(leaves(to_json(old))), dict(leaves(to_json(new)))
   return {
     path: (before.get(path), after.get(path))
     for path in before | after
@@ -196,11 +200,11 @@ def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
   }
 
 
-def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
   """Dotted path and value of everything that is not a dictionary."""
   if isinstance(values, dict):
     for name, value in values.items():
-      yield from _leaves(value, f"{path}.{name}" if path else name)
+      yield from leaves(value, f"{path}.{name}" if path else name)
   else:
     yield path, values
 
@@ -237,28 +241,29 @@ def _one_literal(hint: Any) -> Any:
   return tyro.extras.literal_type_from_choices(itertools.chain.from_iterable(values))
 
 
-def _built_in_folder() -> pathlib.Path:
+def built_in_folder() -> pathlib.Path:
   """The experiments inside the package, or beside it in a clone."""
   package = pathlib.Path(str(importlib.resources.files("resnet_jax")))
   inside = package / "experiments"
   return inside if inside.is_dir() else package.parent / "experiments"
 
 
-def _get_config_of(path: pathlib.Path) -> Callable[..., Any]:
+def load_module(path: pathlib.Path) -> ModuleType:
+  """Runs a Python file of the user's, an experiment or a sweep; raises a UserError if it fails."""
   spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path.resolve())
   if spec is None or spec.loader is None:
     raise UserError(f"{path} cannot be loaded as Python")
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
+  except UserError:
+    raise
   except (Exception, SystemExit) as error:
-    raise _mistake_in(path, error) from error
-  if not hasattr(module, "get_config"):
-    raise UserError(f"{path} has no function get_config() that returns a Config")
-  return module.get_config
+    raise mistake_in(path, error) from error
+  return module
 
 
-def _mistake_in(path: pathlib.Path, error: BaseException) -> UserError:
+def mistake_in(path: pathlib.Path, error: BaseException) -> UserError:
   """An experiment file is a program of the user's: says in one line where it went wrong."""
   if isinstance(error, SyntaxError):
     return UserError(f"{path}, line {error.lineno}: {error.msg}")

@@ -60,6 +60,28 @@ def locked(
       yield
 
 
+def holder_of(workdir: pathlib.Path, stale_seconds: float = STALE_SECONDS) -> str | None:
+  """Who holds a run's directory now, in words; None if nobody does.
+
+  The lock is touched only where a file names somebody: a process that begins is not disturbed.
+  """
+  path = workdir / "lock"
+  try:
+    content = path.read_bytes()
+    holder = _holder(content)
+    if holder is None:
+      return None
+    if holder["host"] != socket.gethostname():
+      return _words(holder) if time.time() - holder["beat"] < stale_seconds else None
+    with path.open("rb") as file:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return _words(holder)
+  except OSError:
+    return None
+  return None
+
+
 def _outlive(path: pathlib.Path, workdir: pathlib.Path, stale_seconds: float) -> None:
   """Returns once no process on another host holds the lock; raises a UserError if one does."""
   content = path.read_bytes()

@@ -21,6 +21,9 @@ from resnet_jax.training.optimizers import make_optimizer
 from resnet_jax.training.parameter_names import check_patterns, matching
 from resnet_jax.training.rates import scale_by_rate
 
+# So many that no share of an epoch is less than a step.
+_MANY_EXAMPLES = 10**12
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -64,19 +67,20 @@ class Run:
     return jax.random.key(self.config.seed)
 
 
-def build_run(config: Config, trains: bool = True) -> Run:
+def build_run(config: Config, trains: bool = True, dataset: Dataset | None = None) -> Run:
   """Builds a run.
 
   Args:
     config: What it is.
     trains: Whether it is to be trained on this process's devices, not evaluated alone: then they
       must be able to share its batch.
+    dataset: Its data set, if it is open already.
 
   Raises:
     UserError: Something in the config is wrong, or its data is not there; the message names it.
   """
   check_config(config)
-  dataset = open_dataset(config.data, config.seed)
+  dataset = dataset or open_dataset(config.data, config.seed)
 
   def steps(field: str, duration: str) -> int:
     return parse_steps(duration, field, config.batch_size, dataset.splits["train"].size)
@@ -110,6 +114,42 @@ def build_run(config: Config, trains: bool = True) -> Run:
   )
 
 
+def check_without_data(config: Config) -> None:
+  """Raises a UserError for what is wrong in a config whatever its data set is.
+
+  So a run that is to be trained elsewhere can be looked at here: types and ranges, the network's
+  and the optimizer's settings, the form of durations, parts and batch-norm groups.
+  """
+  check_config(config)
+  model = _create(config)
+  make_optimizer(config.optimizer, optax.constant_schedule(1.0), config.frozen)
+  _check_batch(config, model)
+  durations = {
+    "length": config.length,
+    "log_every": config.log_every,
+    "evaluate_every": config.evaluate_every,
+    "checkpoint.every": config.checkpoint.every,
+  }
+  for field, duration in durations.items():
+    parse_steps(duration, field, config.batch_size, _MANY_EXAMPLES)
+
+
+def _create(config: Config, **more: Any) -> models.Network:
+  """The config's network, whose batch norms take the axis of the devices and the config's groups.
+
+  Raises:
+    UserError: There is no such network.
+  """
+  try:
+    model = config.model.create(**more)
+  except (ValueError, TypeError) as error:
+    raise UserError(f"config.model: {error}") from None
+  if model.norm == "batch":
+    norm = functools.partial(models.BatchNorm, axis_name=devices.AXIS, group=config.bn_group)
+    model = model.clone(norm=norm)
+  return model
+
+
 def build_model(config: Config, dataset: Dataset) -> models.Network:
   """The config's network for a data set, mapped over the devices.
 
@@ -119,11 +159,8 @@ def build_model(config: Config, dataset: Dataset) -> models.Network:
     UserError: There is no such network, or it does not fit the data set.
   """
   num_classes = config.model.overrides.get("num_classes", dataset.num_classes)
+  model = _create(config, num_classes=num_classes)
   try:
-    model = config.model.create(num_classes=num_classes)
-    if model.norm == "batch":
-      norm = functools.partial(models.BatchNorm, axis_name=devices.AXIS, group=config.bn_group)
-      model = model.clone(norm=norm)
     if "float64" in (model.dtype, model.param_dtype) and not jax.config.read("jax_enable_x64"):
       raise UserError("float64 is off in JAX: set the environment variable JAX_ENABLE_X64=1")
     jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *dataset.image_shape)))
