@@ -17,6 +17,7 @@ from resnet_jax.commands import (
   prepare,
   reestimate_bn,
   report,
+  sweep,
   train,
 )
 from resnet_jax.commands.process import EXIT_BROKEN_PIPE, EXIT_USER_ERROR
@@ -70,7 +71,17 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--version", action="version", version=f"resnet_jax {__version__}")
   commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-  for command in (train, evaluate, predict, reestimate_bn, models, prepare, convert, report):
+  for command in (
+    train,
+    evaluate,
+    predict,
+    reestimate_bn,
+    models,
+    prepare,
+    convert,
+    report,
+    sweep,
+  ):
     command.add(commands)
   benchmark = commands.add_parser(
     "benchmark",

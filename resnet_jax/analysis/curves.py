@@ -19,12 +19,12 @@ from resnet_jax.analysis.recorded_runs import RecordedRun, run_labels
 
 # Okabe and Ito's colours, told apart by colour-blind readers, less the yellow that white drowns.
 # Runs beyond the seventh take the colours again, with markers.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("", "o", "s", "^")
-_INK, _FAINT = "#444444", "#dddddd"
-_FONT_POINTS = 9.0
+INK, _FAINT = "#444444", "#dddddd"
+FONT_POINTS = 9.0
 # 1200 pixels wide: sharp at the 830 or so that GitHub gives a README, where 9 points are 13 pixels.
-_WIDTH_INCHES, _HEIGHT_INCHES, _DPI = 8.0, 3.0, 150
+WIDTH_INCHES, _HEIGHT_INCHES, DPI = 8.0, 3.0, 150
 _SPLITS: Mapping[str, Mapping[str, Any]] = {
   "train": {"linewidth": 0.8, "linestyle": (0, (4, 1.5)), "marker": "", "zorder": 2.0},
   "validation": {"linewidth": 1.8, "linestyle": "-", "zorder": 3.0},
@@ -32,8 +32,8 @@ _SPLITS: Mapping[str, Mapping[str, Any]] = {
 _LEGEND: Mapping[str, Any] = {
   "frameon": False,
   "borderpad": 0.0,
-  "fontsize": _FONT_POINTS,
-  "labelcolor": _INK,
+  "fontsize": FONT_POINTS,
+  "labelcolor": INK,
   "handlelength": 2.2,
   "columnspacing": 1.4,
 }
@@ -62,9 +62,9 @@ def draw_curves(runs: Sequence[RecordedRun]) -> Figure:
   above it is of a beginning.
   """
   labels = run_labels(runs)
-  columns = max(1, int(_WIDTH_INCHES / (0.6 + 0.075 * max(map(len, labels)))))
+  columns = max(1, int(WIDTH_INCHES / (0.6 + 0.075 * max(map(len, labels)))))
   rows = math.ceil(len(runs) / columns)
-  figure = Figure((_WIDTH_INCHES, _HEIGHT_INCHES + 0.2 * rows), _DPI, layout="constrained")
+  figure = Figure((WIDTH_INCHES, _HEIGHT_INCHES + 0.2 * rows), DPI, layout="constrained")
   figure.set_facecolor("white")
   FigureCanvasAgg(figure)
   grid = figure.add_gridspec(2, 2, width_ratios=(3, 2), height_ratios=(2, 1))
@@ -79,9 +79,9 @@ def draw_curves(runs: Sequence[RecordedRun]) -> Figure:
       _plot(loss, steps, _positive(losses), index, f"{split} {index}", style)
   _plot_learning_rates(rate, runs)
 
-  _dress(error, "error (%)")
-  _dress(loss, "loss (log scale)")
-  _dress(rate, "learning rate (log scale)")
+  dress(error, "error (%)")
+  dress(loss, "loss (log scale)")
+  dress(rate, "learning rate (log scale)")
   _scale_error(error, runs)
   _scale_logarithmically(loss)
   _scale_logarithmically(rate)
@@ -95,13 +95,23 @@ def draw_curves(runs: Sequence[RecordedRun]) -> Figure:
 def render_png(figure: Figure) -> bytes:
   """A figure as the content of a PNG file."""
   buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", dpi=_DPI)
+  figure.savefig(buffer, format="png", dpi=DPI)
   return buffer.getvalue()
 
 
+def dress(axes: Axes, title: str) -> None:
+  """A title at the left, faint horizontal lines, no frame."""
+  axes.set_title(title, fontsize=FONT_POINTS, color=INK, loc="left")
+  axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+  axes.set_axisbelow(True)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.spines[["left", "bottom"]].set_color(INK)
+  axes.tick_params(which="both", labelsize=FONT_POINTS, color=INK, labelcolor=INK)
+
+
 def _style(index: int) -> dict[str, Any]:
-  turn, color = divmod(index, len(_COLORS))
-  return {"color": _COLORS[color], "marker": _MARKERS[turn % len(_MARKERS)]}
+  turn, color = divmod(index, len(COLORS))
+  return {"color": COLORS[color], "marker": _MARKERS[turn % len(_MARKERS)]}
 
 
 def _plot(
@@ -141,7 +151,7 @@ def _plot_learning_rates(axes: Axes, runs: Sequence[RecordedRun]) -> None:
   # A record holds the rate of the last step before it: so does the line, back to the one before.
   style: dict[str, Any] = {"linewidth": 1.4, "drawstyle": "steps-pre"}
   if shared and len(runs) > 1:
-    _plot(axes, longest, _positive(rate), 0, "learning rate", style | {"color": _INK})
+    _plot(axes, longest, _positive(rate), 0, "learning rate", style | {"color": INK})
     return
   for index, (steps, values) in enumerate(rates):
     _plot(axes, steps, _positive(values), index, f"learning rate {index}", style)
@@ -182,16 +192,7 @@ def _scale_iterations(labelled: Sequence[Axes], last: int) -> None:
   axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True))
   axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step / 10**power:g}"))
   for each in labelled:
-    each.set_xlabel(unit, fontsize=_FONT_POINTS, color=_INK)
-
-
-def _dress(axes: Axes, title: str) -> None:
-  axes.set_title(title, fontsize=_FONT_POINTS, color=_INK, loc="left")
-  axes.grid(axis="y", color=_FAINT, linewidth=0.6)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.spines[["left", "bottom"]].set_color(_INK)
-  axes.tick_params(which="both", labelsize=_FONT_POINTS, color=_INK, labelcolor=_INK)
+    each.set_xlabel(unit, fontsize=FONT_POINTS, color=INK)
 
 
 def _add_strokes(axes: Axes, runs: Sequence[RecordedRun]) -> None:
@@ -199,7 +200,7 @@ def _add_strokes(axes: Axes, runs: Sequence[RecordedRun]) -> None:
   recorded = {record["split"] for run in runs for record in run.records}
   splits = [split for split in _SPLITS if split in recorded]
   axes.legend(
-    [Line2D([], [], color=_INK, **_SPLITS[split]) for split in splits],
+    [Line2D([], [], color=INK, **_SPLITS[split]) for split in splits],
     splits,
     loc="lower right",
     bbox_to_anchor=(1.0, 1.0),

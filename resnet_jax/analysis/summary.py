@@ -63,7 +63,7 @@ class Column:
   printed: bool = False
 
 
-_COLUMNS = (
+COLUMNS = (
   Column("run", "run", "run", printed=True),
   Column("workdir", "directory", "workdir"),
   Column("model", "model", "model"),
@@ -144,7 +144,7 @@ def _distinct(texts: Sequence[str]) -> str | None:
 
 def shown_columns(summaries: Sequence[Summary]) -> list[Column]:
   """The columns in which any run has a value."""
-  return [c for c in _COLUMNS if any(getattr(s, c.field) is not None for s in summaries)]
+  return [c for c in COLUMNS if any(getattr(s, c.field) is not None for s in summaries)]
 
 
 def cell(summary: Summary, column: Column) -> str:
@@ -181,10 +181,14 @@ def align(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
 
 def csv_table(summaries: Sequence[Summary]) -> str:
   """Every column, whether or not a run has it; numbers unrounded but for the noise of floats."""
+  rows = [[getattr(summary, column.field) for column in COLUMNS] for summary in summaries]
+  return csv_text([[column.name for column in COLUMNS], *rows])
+
+
+def csv_text(rows: Sequence[Sequence[Any]]) -> str:
+  """Rows of values as CSV; None is empty."""
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
-  writer.writerow([column.name for column in _COLUMNS])
-  for summary in summaries:
-    values = [getattr(summary, column.field) for column in _COLUMNS]
+  for values in rows:
     writer.writerow([f"{v:.10g}" if isinstance(v, float) else v for v in values])
   return text.getvalue()

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
@@ -19,6 +20,40 @@ def configure_jax() -> None:
 
   enable_compilation_cache(pathlib.Path("~/.cache/resnet_jax/compilations").expanduser())
   silence_failed_saves()
+
+
+def keep_to_cpu() -> None:
+  """JAX computes on the CPU in this process: accelerators are left to those that it starts."""
+  import jax
+
+  jax.config.update("jax_platforms", "cpu")
+
+
+class Stops:
+  """How often SIGINT or SIGTERM has come, within `with`; neither ends the process there."""
+
+  _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+  def __init__(self) -> None:
+    """Does not listen yet."""
+    self._count = 0
+    self._before: list[Any] = []
+
+  def __enter__(self) -> "Stops":
+    self._before = [signal.signal(number, self._receive) for number in self._SIGNALS]
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for number, handler in zip(self._SIGNALS, self._before, strict=True):
+      signal.signal(number, handler)
+
+  def __call__(self) -> int:
+    """The number."""
+    return self._count
+
+  def _receive(self, signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    self._count += 1
 
 
 @contextlib.contextmanager

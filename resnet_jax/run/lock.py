@@ -66,19 +66,17 @@ def holder_of(workdir: pathlib.Path, stale_seconds: float = STALE_SECONDS) -> st
   The lock is touched only where a file names somebody: a process that begins is not disturbed.
   """
   path = workdir / "lock"
-  try:
-    content = path.read_bytes()
-    holder = _holder(content)
+  with contextlib.suppress(OSError):
+    holder = _holder(path.read_bytes())
     if holder is None:
       return None
     if holder["host"] != socket.gethostname():
       return _words(holder) if time.time() - holder["beat"] < stale_seconds else None
     with path.open("rb") as file:
-      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return _words(holder)
-  except OSError:
-    return None
+      try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+      except BlockingIOError:
+        return _words(holder)
   return None
 
 

@@ -1,0 +1,1 @@
+"""One file a sweep: an experiment, and how its runs differ."""

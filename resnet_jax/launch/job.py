@@ -1,0 +1,58 @@
+"""One run of a sweep, ready to be started; and what a launcher is."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from resnet_jax.run.checkpoint_folder import CheckpointFolder
+
+# What its `train` is an argument of, wherever the package is installed.
+PROGRAM = ("resnet-jax",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One run of a sweep.
+
+  Attributes:
+    name: Its number in the sweep and the name of its directory, "000".
+    workdir: Its directory.
+    shown: Values by field that tell it from the other runs.
+    arguments: `train --config … --workdir … --config.FIELD=VALUE …`, word by word.
+    steps: Length of its training; None where that takes data that is not here.
+  """
+
+  name: str
+  workdir: pathlib.Path
+  shown: Mapping[str, Any]
+  arguments: Sequence[str]
+  steps: int | None
+
+  def is_finished(self) -> bool:
+    """Whether its last step is saved: what `train` itself would go on from."""
+    saved = CheckpointFolder(self.workdir / "checkpoints").steps()
+    return self.steps is not None and bool(saved) and saved[-1] >= self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+  """How a launcher came to an end.
+
+  Attributes:
+    failures: By the name of each run that failed, what it last said.
+    interrupted: Whether it was told to stop, and the runs that were under way are saved.
+  """
+
+  failures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  interrupted: bool = False
+
+
+class Launcher(Protocol):
+  """What starts runs. All give the same `resnet-jax train` commands to something that runs them."""
+
+  def lines(self, jobs: Sequence[Job]) -> list[str]:
+    """What `launch` would do with these runs, as lines for a shell."""
+
+  def launch(self, jobs: Sequence[Job]) -> Ending:
+    """Does it; returns once there is nothing left for it to do."""

@@ -1,0 +1,212 @@
+"""The launcher that runs: some runs at a time, as child processes on this machine."""
+
+import collections
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
+
+from resnet_jax.launch import child
+from resnet_jax.launch.board import Board
+from resnet_jax.launch.job import Ending, Job
+from resnet_jax.launch.slots import Slot
+from resnet_jax.run.lock import holder_of
+
+LOG = "log.txt"
+# This package, whether or not its console script is on the path.
+_THIS = (sys.executable, "-m", "resnet_jax")
+_PRE_EMPTED, _USER_ERROR = 75, 2
+_POLL_SECONDS = 0.1
+_TAIL_BYTES = 4096
+_LONGEST_NOTE = 300
+
+
+class Local:
+  """Runs each command as a child, in a process group of its own, its output in its directory.
+
+  A run that was pre-empted (status 75) or failed is started again, and so goes on from its last
+  checkpoint; one that ended with a mistake of the user's (status 2) is not. Runs whose last step is
+  saved are not started.
+  """
+
+  def __init__(
+    self,
+    slots: Sequence[Slot] = (Slot(),),
+    retries: int = 2,
+    stops: Callable[[], int] = lambda: 0,
+    program: Sequence[str] = _THIS,
+  ):
+    """Starts nothing.
+
+    Args:
+      slots: What each of the runs that are under way at a time may use.
+      retries: How often a run is started again.
+      stops: How often this process has been told to stop. Each time is passed on to the children
+        as SIGTERM, with which they save and end; the second time they do not save.
+      program: What takes the arguments of a run.
+    """
+    self._slots, self._retries, self._stops = slots, retries, stops
+    self._program = program
+
+  def lines(self, jobs: Sequence[Job]) -> list[str]:
+    """The commands that `launch` would start now; comments say how."""
+    lines = [f"# {len(self._slots)} at a time"]
+    for index, slot in enumerate(self._slots):
+      if words := slot.words():
+        lines.append(f"# place {index}: {words}")
+    for job in jobs:
+      if job.is_finished():
+        lines.append(f"# run {job.name} is finished")
+      else:
+        lines.append(shlex.join([*self._program, *job.arguments]))
+    return lines
+
+  def launch(self, jobs: Sequence[Job]) -> Ending:
+    """Runs all that is not finished; returns when all have ended, or all are saved."""
+    with Board(jobs) as board:
+      return _Session(self._slots, self._retries, self._stops, self._program, board).run(jobs)
+
+
+@dataclasses.dataclass
+class _Attempt:
+  """A child process."""
+
+  job: Job
+  slot: Slot
+  process: subprocess.Popen[bytes]
+  log: BinaryIO
+  begin: int  # where its output begins in the log
+
+  def end(self) -> str:
+    """Closes the log; gives what it says last."""
+    self.log.seek(max(self.begin, self.log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+    lines = self.log.read().decode(errors="replace").splitlines()
+    self.log.close()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")[:_LONGEST_NOTE]
+
+
+class _Session:
+  """One call of `Local.launch`. Children are started by the thread that lives to the end."""
+
+  def __init__(
+    self,
+    slots: Sequence[Slot],
+    retries: int,
+    stops: Callable[[], int],
+    program: Sequence[str],
+    board: Board,
+  ):
+    self._free, self._retries, self._stops = list(slots), retries, stops
+    self._program, self._board = program, board
+    self._running: list[_Attempt] = []
+    self._waiting: collections.deque[Job] = collections.deque()
+    self._starts: collections.Counter[str] = collections.Counter()
+    self._failures: dict[str, str] = {}
+    self._passed_on = 0
+
+  def run(self, jobs: Sequence[Job]) -> Ending:
+    self._waiting.extend(jobs)
+    with self._children_ended():
+      while self._running or (self._waiting and not self._stops()):
+        self._pass_on_stops()
+        if not self._stops():
+          self._start_some()
+        self._collect()
+        self._board.refresh()
+        time.sleep(_POLL_SECONDS)
+    interrupted = bool(self._stops()) and bool(self._waiting)
+    return Ending(self._failures, interrupted)
+
+  def _start_some(self) -> None:
+    """Starts runs while there are places; one that another process trains waits for that."""
+    for _ in range(len(self._waiting)):
+      job = self._waiting.popleft()
+      if holder := holder_of(job.workdir):
+        self._board.set(job, "held", f"waits for {holder}")
+        self._waiting.append(job)
+      elif job.is_finished():
+        self._board.set(job, "finished", "" if self._starts[job.name] else "before")
+      elif self._free:
+        self._start(job)
+      else:
+        self._waiting.appendleft(job)
+        return
+
+  def _start(self, job: Job) -> None:
+    slot = self._free.pop(0)
+    command = [*self._program, *job.arguments]
+    job.workdir.mkdir(parents=True, exist_ok=True)
+    log = (job.workdir / LOG).open("a+b")
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    log.write(f"# {now}: {shlex.join(command)}\n".encode())
+    log.flush()
+    script = str(pathlib.Path(child.__file__))
+    cores = ",".join(map(str, slot.cores))
+    process = subprocess.Popen(
+      [sys.executable, "-I", "-S", script, str(os.getpid()), cores, *command],
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      env=os.environ | slot.environment,
+      process_group=0,  # Ctrl-C on the terminal is this process's, which passes it on.
+    )
+    self._starts[job.name] += 1
+    self._running.append(_Attempt(job, slot, process, log, log.tell()))
+    again = self._starts[job.name] - 1
+    self._board.set(job, "running", f"start {again + 1} of {1 + self._retries}" if again else "")
+
+  def _collect(self) -> None:
+    for attempt in list(self._running):
+      status = attempt.process.poll()
+      if status is None:
+        continue
+      self._running.remove(attempt)
+      self._free.append(attempt.slot)
+      last = attempt.end()
+      if status == 0:
+        self._board.set(attempt.job, "finished")
+      elif self._stops() and status in (_PRE_EMPTED, -signal.SIGTERM):
+        self._waiting.append(attempt.job)
+        self._board.set(attempt.job, "saved", "" if status == _PRE_EMPTED else "at its last save")
+      else:
+        self._failed(attempt.job, status, last)
+
+  def _failed(self, job: Job, status: int, last: str) -> None:
+    what = f"ended by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+    note = f"{what}: {last}" if last else what
+    if status != _USER_ERROR and self._starts[job.name] <= self._retries:
+      self._waiting.appendleft(job)
+      self._board.set(job, "waiting", f"{note}; it is started again")
+      return
+    self._failures[job.name] = note
+    self._board.set(job, "failed", note)
+
+  def _pass_on_stops(self) -> None:
+    stops = self._stops()
+    if stops > self._passed_on:
+      self._passed_on = stops
+      self._terminate()
+
+  def _terminate(self) -> None:
+    for attempt in self._running:
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(attempt.process.pid, signal.SIGTERM)
+
+  @contextlib.contextmanager
+  def _children_ended(self) -> Iterator[None]:
+    """An error here ends the children too, saved."""
+    try:
+      yield
+    except BaseException:
+      self._terminate()
+      for attempt in self._running:
+        attempt.process.wait()
+        attempt.log.close()
+      raise

@@ -1,0 +1,188 @@
+"""From a sweep file to its runs, everything checked before the first starts; what of it is on disk.
+
+DIR/sweep.json       the file and, of each run, its overrides and full config
+DIR/000, 001, …      a run's directory each
+DIR/lock             held while a launcher runs
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from resnet_jax.data.config import DataConfig
+from resnet_jax.data.dataset import Dataset
+from resnet_jax.data.sources import open_dataset
+from resnet_jax.errors import UserError
+from resnet_jax.launch.job import Job
+from resnet_jax.launch.overrides import replace_fields, require_restored, to_arguments
+from resnet_jax.launch.sweep_file import Variation, read_sweep
+from resnet_jax.run.config import differences, load_config, override_config, to_json
+from resnet_jax.run.workdir import check_claim, write_json
+from resnet_jax.training.build import build_run, check_without_data
+from resnet_jax.training.config import Config, changeable
+
+
+class Sweep:
+  """The runs of a sweep file in a directory.
+
+  Attributes:
+    directory: The sweep's directory.
+    jobs: Its runs, in the order of the file.
+  """
+
+  def __init__(
+    self, file: str, directory: pathlib.Path, arguments: Sequence[str] = (), needs_data: bool = True
+  ):
+    """Resolves and checks every run; writes nothing.
+
+    Args:
+      file: A sweep file, or the name of a built-in sweep.
+      directory: The sweep's directory.
+      arguments: `--config.FIELD=VALUE` arguments for every run, after those of the file.
+      needs_data: Whether the runs are to be trained here. Else what depends on a data set that is
+        not here is not looked at.
+
+    Raises:
+      UserError: A run has a mistake, which the message names; or the directory holds another sweep.
+    """
+    self.directory, self._file = directory, file
+    variations = read_sweep(file)
+    varied = {name for variation in variations for name in variation.overrides}
+    for name in _fields(arguments) & varied:
+      raise UserError(f"--config.{name}: sweep() of {file} gives this field; change it there")
+    self._configs: list[Config] = []
+    self.jobs: list[Job] = []
+    checker = _Checker(needs_data)
+    constant = _constants(variations)
+    for index, variation in enumerate(variations):
+      name = f"{index:03d}"
+      where = f"{file}: run {index + 1} of {len(variations)} ({name})"
+      words = [*to_arguments(variation.overrides), *arguments]
+      try:
+        config = _resolve(variation, words, arguments)
+        steps = checker.check(config)
+        check_claim(directory / name, config, changeable(config))
+      except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+      workdir = directory / name
+      command = ["train", "--config", variation.experiment, "--workdir", str(workdir), *words]
+      shown = {field: v for field, v in variation.shown.items() if field not in constant}
+      self._configs.append(config)
+      self.jobs.append(Job(name, workdir, shown, command, steps))
+    self._shown = [variation.shown for variation in variations]
+    self._require_same()
+
+  def claim(self) -> None:
+    """Records the sweep in its directory, which this process holds or nobody writes to.
+
+    Raises:
+      UserError: It holds another sweep by now, or cannot be written.
+    """
+    self._require_same()
+    runs = [
+      {"run": job.name, "overrides": shown, "config": to_json(config)}
+      for job, shown, config in zip(self.jobs, self._shown, self._configs, strict=True)
+    ]
+    try:
+      self.directory.mkdir(parents=True, exist_ok=True)
+      write_json(self.directory / "sweep.json", to_json({"file": self._file, "runs": runs}))
+    except OSError as error:
+      raise UserError(f"workdir {self.directory} cannot be used: {error.strerror}") from None
+
+  def _require_same(self) -> None:
+    """Raises a UserError if the directory holds another sweep than this one or its beginning."""
+    if self.directory.exists() and not self.directory.is_dir():
+      raise UserError(f"workdir {self.directory} is not a directory: choose another one")
+    if (self.directory / "config.json").exists():
+      raise UserError(
+        f"workdir {self.directory} is the directory of a run, not of a sweep: choose another one"
+      )
+    stored = _stored_configs(self.directory)
+    if len(stored) > len(self._configs):
+      raise UserError(
+        f"workdir {self.directory} holds a sweep of {len(stored)} runs, and {self._file} has "
+        f"{len(self._configs)}: choose another --workdir, or give the file as it was; runs can be "
+        "added at its end"
+      )
+    for job, old, config in zip(self.jobs, stored, self._configs, strict=False):
+      free = changeable(config)
+      for field, (a, b) in differences(old, config).items():
+        if field not in free:
+          raise UserError(
+            f"workdir {self.directory} holds another sweep: of its run {job.name} {field} is "
+            f"{a!r}, not {b!r}. Choose another --workdir (and if the file draws at random, seed it)"
+          )
+
+
+class _Checker:
+  """Builds runs without training them; a data set that several share is opened once."""
+
+  def __init__(self, needs_data: bool):
+    self._needs_data = needs_data
+    self._opened: tuple[DataConfig, Dataset] | None = None
+
+  def check(self, config: Config) -> int | None:
+    """Number of steps of a run; None if nobody can say without its data, which is not here."""
+    check_without_data(config)
+    try:
+      dataset = self._open(config)
+    except UserError:
+      if self._needs_data:
+        raise
+      return None
+    return build_run(config, dataset=dataset).steps
+
+  def _open(self, config: Config) -> Dataset:
+    if self._opened is None or self._opened[0] != config.data:
+      self._opened = None  # Before the next is read: two may not fit into memory.
+      self._opened = config.data, open_dataset(config.data, config.seed)
+    return self._opened[1]
+
+
+def _resolve(variation: Variation, words: Sequence[str], arguments: Sequence[str]) -> Config:
+  """A run's config, which the words of its command give as well."""
+  base = load_config(variation.experiment, Config)
+  config = replace_fields(base, variation.overrides)
+  if arguments:
+    config = override_config(config, arguments, "resnet-jax sweep")
+  require_restored(base, words, config)
+  return config
+
+
+def _stored_configs(directory: pathlib.Path) -> list[Any]:
+  path = directory / "sweep.json"
+  try:
+    values = json.loads(path.read_text())
+    return [run["config"] for run in values["runs"]]
+  except FileNotFoundError:
+    return []
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}") from None
+  except (ValueError, KeyError, TypeError):
+    raise UserError(
+      f"{path} is not that of a sweep: choose another --workdir, or remove the file"
+    ) from None
+
+
+def _fields(arguments: Sequence[str]) -> set[str]:
+  """The fields that `--config.…` arguments name."""
+  return {
+    word.removeprefix("--config.").partition("=")[0]
+    for word in arguments
+    if word.startswith("--config.")
+  }
+
+
+def _constants(variations: Sequence[Variation]) -> set[str]:
+  """The fields that have one value in all runs: they tell none from another."""
+  first: Mapping[str, Any] = variations[0].shown
+  return {
+    name
+    for name, value in first.items()
+    if all(name in v.shown and _same(v.shown[name], value) for v in variations)
+  }
+
+
+def _same(a: Any, b: Any) -> bool:
+  return bool(to_arguments({"x": a}) == to_arguments({"x": b}))
