@@ -2,7 +2,7 @@
 
   resnet-jax sweep digits --workdir runs/sweep
 
-The network is thin and trained for 5 epochs: it shows how sweeps work, not what a rate is worth.
+A network of 8 layers, trained for 5 epochs: it shows how sweeps work, not what a rate is worth.
 """
 
 import itertools
@@ -18,7 +18,7 @@ def sweep() -> Iterator[dict[str, Any]]:
     yield {
       "optimizer.learning_rate": rate,
       "seed": seed,
-      "model.width": 8,
+      "model.stage_sizes": (1, 1, 1),
       "schedule.boundaries": ("4 epochs",),
       "length": "5 epochs",
     }

@@ -130,7 +130,7 @@ def _is_number(rows: Sequence[_Row], field: str) -> bool:
 
 
 def _csv(rows: Sequence[_Row], fields: Sequence[str]) -> str:
-  columns = [column for column in COLUMNS if column.field != "run"]
+  columns = [c for c in COLUMNS if c.name not in ("run", *fields)]
   heads = ["run", *fields, "state", "failure", *(column.name for column in columns)]
   table: list[list[Any]] = [heads]
   for row in rows:

@@ -1,0 +1,192 @@
+"""The command `sweep`, as a user has it; its launchers without training are in tests/launch."""
+
+import csv
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from resnet_jax.run.lock import locked
+
+# The last flag of a name counts.
+ONE_DEVICE = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
+FIELDS = '"model.stage_sizes": (1, 1, 1), "model.width": 4, "batch_size": 32, "seed": s'
+LENGTHS = '"length": "40 steps", "log_every": "5 steps", "evaluate_every": "20 steps"'
+
+
+@pytest.fixture
+def file(tmp_path) -> pathlib.Path:
+  """A sweep of six short runs of digits."""
+  return write(tmp_path, "range(6)")
+
+
+def write(folder: pathlib.Path, seeds: str, more: str = "") -> pathlib.Path:
+  path = folder / "sweep file.py"
+  body = f"def sweep():\n  for s in {seeds}:\n    yield {{{FIELDS}, {LENGTHS}{more}}}\n"
+  path.write_text(f'config = "digits"\n{body}')
+  return path
+
+
+def start(*arguments) -> subprocess.Popen:
+  return subprocess.Popen(
+    [sys.executable, "-m", "resnet_jax", "sweep", *map(str, arguments)],
+    env=os.environ | ONE_DEVICE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finished(directory: pathlib.Path) -> dict[pathlib.Path, tuple[int, bytes]]:
+  """Every file of the last checkpoints of finished runs: when it was written, and what it holds."""
+  return {
+    path: (path.stat().st_mtime_ns, path.read_bytes())
+    for path in directory.glob("*/checkpoints/40/**/*")
+    if path.is_file()
+  }
+
+
+def rows(directory: pathlib.Path) -> list[dict[str, str]]:
+  return list(csv.DictReader((directory / "summary.csv").read_text().splitlines()))
+
+
+def test_a_dry_run_prints_what_would_be_run_and_writes_nothing(file, tmp_path, call_here):
+  workdir = tmp_path / "a dir; $x"
+  status, out, err = call_here("sweep", file, "--workdir", workdir, "--dry-run")
+  assert (status, err) == (0, "")
+  lines = [shlex.split(line) for line in out.splitlines() if line[0] != "#"]
+  assert [line[:4] for line in lines] == [[sys.executable, "-m", "resnet_jax", "train"]] * 6
+  assert lines[2][6:8] == ["--workdir", str(workdir / "002")]
+  assert "--config.seed=2" in lines[2]
+  pod = ("--launcher", "commands", "--tpu", "pod", "--zone", "us-central2-b")
+  status, out, err = call_here("sweep", file, "--workdir", workdir, *pod, "--dry-run")
+  assert (status, err) == (0, "")
+  commands = [shlex.split(shlex.split(line)[-1].partition("=")[2]) for line in out.splitlines()]
+  assert [c[1:-1] for c in commands] == [line[3:] for line in lines]
+  assert list(tmp_path.iterdir()) == [file]
+
+
+def test_commands_are_printed_and_the_sweep_is_recorded(file, tmp_path, call_here):
+  workdir = tmp_path / "W"
+  arguments = (file, "--workdir", workdir, "--launcher", "commands", "--config.log_every=9 steps")
+  status, out, err = call_here("sweep", *arguments)
+  assert (status, err, len(out.splitlines())) == (0, "", 6)
+  assert all(shlex.split(line)[-1] == "--config.log_every=9 steps" for line in out.splitlines())
+  assert len(json.loads((workdir / "sweep.json").read_text())["runs"]) == 6
+
+
+@pytest.mark.parametrize(
+  ("arguments", "word"),
+  [
+    (["digts", "--workdir", "W"], "digits"),
+    (["FILE"], "--workdir"),
+    (["FILE", "--workdir", "W", "--launcher", "skipilot"], "local"),
+    (["FILE", "--workdir", "W", "--parallel", "0"], "positive"),
+    (["FILE", "--workdir", "W", "--retries", "-1"], "from 0"),
+    (["FILE", "--workdir", "W", "--tpu", "pod"], "--tpu does not belong to --launcher local"),
+    (["FILE", "--workdir", "W", "--launcher", "commands", "--zone", "Z"], "--zone belongs to"),
+    (["FILE", "--workdir", "W", "--steps=3"], "--steps"),
+    (["FILE", "--workdir", "W", "--config.epochs=3"], "epochs"),
+    (["FILE", "--workdir", "W", "--config.seed=3"], "--config.seed"),
+    (["FILE", "--workdir", "W", "--config.bn_group=24"], "run 1 of 6 (000): bn_group=24"),
+  ],
+)
+def test_a_mistake_costs_a_short_message_exit_code_2_and_nothing_is_written(
+  arguments, word, file, tmp_path, call_here
+):
+  places = {"FILE": file, "W": tmp_path / "W"}
+  status, out, err = call_here("sweep", *(places.get(a, a) for a in arguments))
+  assert (status, out) == (2, "")
+  assert word in err
+  assert "Traceback" not in err
+  assert len(err.splitlines()) < 20
+  assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_second_sweep_process_on_a_directory_is_refused(file, tmp_path, call_here):
+  with locked(tmp_path / "W"):
+    status, _, err = call_here("sweep", file, "--workdir", tmp_path / "W")
+  assert status == 2
+  assert f"in use by process {os.getpid()}" in err
+  assert not (tmp_path / "W" / "sweep.json").exists()
+
+
+def test_runs_are_trained_and_not_repeated_and_one_that_fails_leaves_the_rest(tmp_path):
+  # A rate at which the loss overflows in a few steps.
+  file = write(tmp_path, "range(2)", ', "optimizer.learning_rate": (0.1, 1e30)[s]')
+  process = start(file, "--workdir", tmp_path / "W")
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == 1, out
+  assert "run 000 (learning_rate=0.1, seed=0): finished" in out
+  assert "run 001 (learning_rate=1e+30, seed=1): failed, " in out
+  assert "training diverged at step" in out.splitlines()[-1]
+  before = finished(tmp_path / "W")
+  assert {path.relative_to(tmp_path / "W").parts[0] for path in before} == {"000"}
+  process = start(file, "--workdir", tmp_path / "W")
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == 1, out
+  assert finished(tmp_path / "W") == before
+  assert [row["state"] for row in rows(tmp_path / "W")] == ["finished", "failed"]
+  assert (tmp_path / "W" / "summary.png").read_bytes().startswith(b"\x89PNG")
+
+
+def wait_until_some_are_finished(process, directory: pathlib.Path, count: int) -> None:
+  """And another one has recorded its first steps."""
+  end = time.monotonic() + 600
+  while True:
+    done = [path.parts[-3] for path in directory.glob("*/checkpoints/40")]
+    begun = [path.parts[-2] for path in directory.glob("*/metrics.jsonl") if path.stat().st_size]
+    if len(done) >= count and len(begun) > len(done):
+      return
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < end
+    time.sleep(0.02)
+
+
+@pytest.mark.long
+def test_a_sweep_that_is_killed_goes_on_and_repeats_no_finished_run(file, tmp_path, capsys):
+  workdir = tmp_path / "W"
+  process = start(file, "--workdir", workdir, "--parallel", 2)
+  wait_until_some_are_finished(process, workdir, 2)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  before = finished(workdir)
+  done = {path.relative_to(workdir).parts[0] for path in before}
+  process = start(file, "--workdir", workdir, "--parallel", 2)
+  out, _ = process.communicate(timeout=900)
+  assert process.returncode == 0, out
+  after = finished(workdir)
+  assert {path: after[path] for path in before} == before
+  assert sorted(row["run"] for row in rows(workdir)) == [f"{i:03d}" for i in range(6)]
+  assert {row["state"] for row in rows(workdir)} == {"finished"}
+  logs = {path.parts[-2]: path.read_text() for path in workdir.glob("*/log.txt")}
+  starts = {name: text.count("resnet_jax train") for name, text in logs.items()}
+  assert all(starts[name] == 1 for name in done)
+  with capsys.disabled():
+    print(f"\nfinished before kill -9: {sorted(done)}; starts of each run: {starts}")
+
+
+@pytest.mark.long
+def test_a_sweep_that_is_told_to_stop_saves_its_runs_and_ends_with_75(file, tmp_path):
+  workdir = tmp_path / "W"
+  process = start(file, "--workdir", workdir, "--parallel", 2)
+  wait_until_some_are_finished(process, workdir, 1)
+  process.send_signal(signal.SIGINT)
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == 75, out
+  assert ": saved, " in out
+  assert "stopped; run the same command to go on" in out
+  assert len(rows(workdir)) == 6
+  saved = [path for path in workdir.glob("*/log.txt") if "saved after SIGTERM" in path.read_text()]
+  process = start(file, "--workdir", workdir, "--parallel", 2)
+  out, _ = process.communicate(timeout=900)
+  assert process.returncode == 0, out
+  assert saved
+  assert all("resumed after step" in path.read_text() for path in saved)
+  assert {row["state"] for row in rows(workdir)} == {"finished"}
