@@ -28,6 +28,7 @@ first steps:
   resnet-jax train --config digits --workdir runs/digits
   resnet-jax evaluate --workdir runs/digits --split test
   resnet-jax report runs/digits --output runs/report
+  resnet-jax sweep digits --workdir runs/sweep
 
 Each command explains itself: resnet-jax COMMAND --help
 """

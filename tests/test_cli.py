@@ -385,6 +385,7 @@ def test_help_of_every_command_exits_with_0_without_importing_jax():
     ["prepare"],
     ["convert"],
     ["report"],
+    ["sweep"],
     ["benchmark"],
     ["benchmark", "input"],
   ):

@@ -74,10 +74,19 @@ def test_a_dry_run_prints_what_would_be_run_and_writes_nothing(file, tmp_path, c
 
 def test_commands_are_printed_and_the_sweep_is_recorded(file, tmp_path, call_here):
   workdir = tmp_path / "W"
-  arguments = (file, "--workdir", workdir, "--launcher", "commands", "--config.log_every=9 steps")
+  arguments = (
+    file,
+    "--workdir",
+    workdir,
+    "--launcher",
+    "commands",
+    "--config.checkpoint.every=9 steps",
+  )
   status, out, err = call_here("sweep", *arguments)
   assert (status, err, len(out.splitlines())) == (0, "", 6)
-  assert all(shlex.split(line)[-1] == "--config.log_every=9 steps" for line in out.splitlines())
+  assert all(
+    shlex.split(line)[-1] == "--config.checkpoint.every=9 steps" for line in out.splitlines()
+  )
   assert len(json.loads((workdir / "sweep.json").read_text())["runs"]) == 6
 
 
@@ -123,8 +132,8 @@ def test_runs_are_trained_and_not_repeated_and_one_that_fails_leaves_the_rest(tm
   process = start(file, "--workdir", tmp_path / "W")
   out, _ = process.communicate(timeout=300)
   assert process.returncode == 1, out
-  assert "run 000 (learning_rate=0.1, seed=0): finished" in out
-  assert "run 001 (learning_rate=1e+30, seed=1): failed, " in out
+  assert "run 000 (seed=0, learning_rate=0.1): finished" in out
+  assert "run 001 (seed=1, learning_rate=1e+30): failed, " in out
   assert "training diverged at step" in out.splitlines()[-1]
   before = finished(tmp_path / "W")
   assert {path.relative_to(tmp_path / "W").parts[0] for path in before} == {"000"}

@@ -32,7 +32,7 @@ def test_the_wheel_holds_the_package_alone_and_all_of_it(wheel):
   assert "resnet_jax/py.typed" in names
   sources = {p.relative_to(ROOT) for p in (ROOT / "resnet_jax").rglob("*") if p.is_file()}
   sources = {str(p) for p in sources if "__pycache__" not in p.parts}
-  experiments = {f"resnet_jax/experiments/{p.name}" for p in (ROOT / "experiments").glob("*.py")}
+  experiments = {f"resnet_jax/{p.relative_to(ROOT)}" for p in (ROOT / "experiments").rglob("*.py")}
   assert set(names) == sources | experiments
 
 
@@ -41,9 +41,11 @@ def test_built_in_experiments_resolve_by_name_outside_a_clone(wheel, tmp_path):
   zipfile.ZipFile(wheel).extractall(site)
   code = """
 import resnet_jax
+from resnet_jax.launch.sweep_file import built_in_sweeps, read_sweep
 from resnet_jax.run.config import built_in_names, load_config
 from resnet_jax.training import Config
 print(resnet_jax.__file__, built_in_names(), load_config("cifar10:plain32", Config).model.name)
+print(built_in_sweeps(), len(read_sweep("digits")))
 """
   out = subprocess.run(
     [sys.executable, "-c", code],
@@ -56,3 +58,4 @@ print(resnet_jax.__file__, built_in_names(), load_config("cifar10:plain32", Conf
   ).stdout
   assert out.startswith(str(site))
   assert "['cifar10', 'digits', 'finetune', 'imagenet'] plain32" in out
+  assert "['cifar10_table6', 'digits'] 6" in out

@@ -106,8 +106,8 @@ def test_a_terminal_has_one_table_with_every_run(jobs):
   with Board(jobs, console) as board:
     board.set(jobs[1], "running")
     board.set(jobs[3], "failed", "status 1: [b]boom[/b]")
-  table = console.file.getvalue().split("\x1b[?25l")[-1]
-  last = table[table.rindex(" run ") :]
+  drawn = console.file.getvalue()
+  last = drawn[drawn.rindex("fields") :]
   for words in ("000", "learning_rate=0.2", "5 of 10", "30.00 %", "running", "[b]boom[/b]"):
     assert words in last
   assert "0 of 4 finished, 1 failed" in last
@@ -120,6 +120,6 @@ def test_a_low_terminal_shows_the_runs_to_which_something_happens():
   with Board(jobs, console) as board:
     board.set(jobs[30], "running")
   last = console.file.getvalue()
-  last = last[last.rindex(" run ") :]
+  last = last[last.rindex("fields") :]
   assert "seed=30" in last
   assert "seed=31" not in last
