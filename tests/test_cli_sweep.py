@@ -87,7 +87,14 @@ def test_commands_are_printed_and_the_sweep_is_recorded(file, tmp_path, call_her
   assert all(
     shlex.split(line)[-1] == "--config.checkpoint.every=9 steps" for line in out.splitlines()
   )
-  assert len(json.loads((workdir / "sweep.json").read_text())["runs"]) == 6
+  runs = json.loads((workdir / "sweep.json").read_text())["runs"]
+  assert [run["overrides"]["seed"] for run in runs] == list(range(6))
+  (workdir / "001" / "checkpoints" / "40").mkdir(parents=True)
+  (workdir / "001" / "config.json").write_text(json.dumps(runs[1]["config"]))
+  status, again, err = call_here("sweep", *arguments)
+  assert (status, again.splitlines()) == (0, [*out.splitlines()[:1], *out.splitlines()[2:]])
+  states = [line.split()[2] for line in err.splitlines()[1:7]]
+  assert states == ["not", "finished", "not", "not", "not", "not"]
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ class Commands:
   zone: str | None = None
 
   def lines(self, jobs: Sequence[Job]) -> list[str]:
-    """A line for each run; a value with a newline in it has a quoted one there."""
-    return [self._line(job) for job in jobs]
+    """A line for each run that is not finished; a newline in a value stands quoted in it."""
+    return [self._line(job) for job in jobs if not job.is_finished()]
 
   def launch(self, jobs: Sequence[Job]) -> Ending:
     """Prints them."""

@@ -205,7 +205,8 @@ class _Session:
     try:
       yield
     except BaseException:
-      self._terminate()
+      if not self._passed_on:  # A second SIGTERM would not let them save.
+        self._terminate()
       for attempt in self._running:
         attempt.process.wait()
         attempt.log.close()

@@ -59,7 +59,7 @@ def split_machine(parallel: int | None) -> list[Slot]:
 
 def visible_gpus() -> list[str]:
   """The names of NVIDIA GPUs that JAX would see, without opening any of them."""
-  if os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu"):
+  if (os.environ.get("JAX_PLATFORMS") or "cuda").split(",")[0] not in ("cuda", "gpu"):
     return []
   if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
     return []

@@ -7,8 +7,11 @@ DIR/lock             held while a launcher runs
 
 import json
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tqdm import tqdm
 
 from resnet_jax.data.config import DataConfig
 from resnet_jax.data.dataset import Dataset
@@ -55,7 +58,8 @@ class Sweep:
     self.jobs: list[Job] = []
     checker = _Checker(needs_data)
     constant = _constants(variations)
-    for index, variation in enumerate(variations):
+    shows = sys.stderr.isatty()
+    for index, variation in enumerate(tqdm(variations, "checking", disable=not shows, leave=False)):
       name = f"{index:03d}"
       where = f"{file}: run {index + 1} of {len(variations)} ({name})"
       words = [*to_arguments(variation.overrides), *arguments]
