@@ -19,6 +19,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from resnet_jax.commands.process import Preempted
 from resnet_jax.run import read_config
 from resnet_jax.training import Config, build_run
 from resnet_jax.training.restore import restore_variables
@@ -210,6 +211,19 @@ def test_sigterm_before_the_training_ends_it_with_the_status_of_a_pre_emption(tm
   assert process.returncode == 75, err
   assert "SIGTERM came before the training" in err
   assert not (tmp_path / "run").exists()
+
+
+def test_sigterm_before_the_training_ends_it_even_where_python_swallows_the_exit():
+  before = signal.getsignal(signal.SIGTERM)
+  try:
+    preempted = Preempted()
+    with pytest.raises(SystemExit):  # That a callback of the garbage collector would swallow.
+      signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+      preempted.begin()
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  assert end.value.code == 75
 
 
 def listens(process) -> bool:

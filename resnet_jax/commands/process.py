@@ -88,6 +88,8 @@ class Preempted:
     """From now on a run is to be saved; to be called once processes have joined."""
     import jax
 
+    if self._received:  # And the exit was swallowed, as Python does in callbacks of its own.
+      sys.exit(EXIT_PREEMPTED)
     # In one of several processes JAX listens instead.
     self._alone, self._training = jax.process_count() == 1, True
 
@@ -110,8 +112,8 @@ class Preempted:
 
   def _receive(self, signum: int, frame: FrameType | None) -> None:
     del frame
+    self._received = True
     if not self._training:
       print("resnet-jax: SIGTERM came before the training; nothing is lost", file=sys.stderr)
       sys.exit(EXIT_PREEMPTED)
-    self._received = True
     signal.signal(signum, signal.SIG_DFL)
