@@ -36,9 +36,10 @@ def draw_swept(fields: Mapping[str, Sequence[Any]], numbers: Sequence[float], ti
     first = first or axes
     places = _place(axes, field, values)
     axes.plot(places, heights, "o", color=COLORS[0], markersize=4, alpha=0.7, gid=field)
-    shown = [places[np.isfinite(heights)] == place for place in np.unique(places)]
-    means = [heights[np.isfinite(heights)][mask].mean() if mask.any() else np.nan for mask in shown]
-    axes.plot(np.unique(places), means, color=COLORS[0], linewidth=1.0, gid=f"mean {field}")
+    known = np.isfinite(heights)
+    distinct = np.unique(places[known])
+    means = [heights[known & (places == place)].mean() for place in distinct]
+    axes.plot(distinct, means, color=COLORS[0], linewidth=1.0, gid=f"mean {field}")
     dress(axes, title if index % columns == 0 else "")
     axes.set_xlabel(field, fontsize=FONT_POINTS, color=INK, parse_math=False)
   return figure

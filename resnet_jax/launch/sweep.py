@@ -1,6 +1,6 @@
 """From a sweep file to its runs, everything checked before the first starts; what of it is on disk.
 
-DIR/sweep.json       the file and, of each run, its overrides and full config
+DIR/sweep.json       the file and, of each run, its overrides, command and full config
 DIR/000, 001, …      a run's directory each
 DIR/lock             held while a launcher runs
 """
@@ -85,7 +85,7 @@ class Sweep:
     """
     self._require_same()
     runs = [
-      {"run": job.name, "overrides": shown, "config": to_json(config)}
+      {"run": job.name, "overrides": shown, "arguments": job.arguments, "config": config}
       for job, shown, config in zip(self.jobs, self._shown, self._configs, strict=True)
     ]
     try:
@@ -189,4 +189,4 @@ def _constants(variations: Sequence[Variation]) -> set[str]:
 
 
 def _same(a: Any, b: Any) -> bool:
-  return bool(to_arguments({"x": a}) == to_arguments({"x": b}))
+  return type(a) is type(b) and bool(a == b)
