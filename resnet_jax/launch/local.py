@@ -85,7 +85,9 @@ class _Attempt:
   begin: int  # where its output begins in the log
 
   def end(self) -> str:
-    """Closes the log; gives what it says last."""
+    """Closes what was open for it; gives what the log says last."""
+    assert self.process.stdin
+    self.process.stdin.close()
     self.log.seek(max(self.begin, self.log.seek(0, os.SEEK_END) - _TAIL_BYTES))
     lines = self.log.read().decode(errors="replace").splitlines()
     self.log.close()
@@ -93,7 +95,7 @@ class _Attempt:
 
 
 class _Session:
-  """One call of `Local.launch`. Children are started by the thread that lives to the end."""
+  """One call of `Local.launch`."""
 
   def __init__(
     self,
@@ -150,8 +152,8 @@ class _Session:
     script = str(pathlib.Path(child.__file__))
     cores = ",".join(map(str, slot.cores))
     process = subprocess.Popen(
-      [sys.executable, "-I", "-S", script, str(os.getpid()), cores, *command],
-      stdin=subprocess.DEVNULL,
+      [sys.executable, "-I", "-S", script, cores, *command],
+      stdin=subprocess.PIPE,  # By whose end the child notices that of this process.
       stdout=log,
       stderr=subprocess.STDOUT,
       env=os.environ | slot.environment,
@@ -209,5 +211,5 @@ class _Session:
         self._terminate()
       for attempt in self._running:
         attempt.process.wait()
-        attempt.log.close()
+        attempt.end()
       raise

@@ -12,6 +12,9 @@ def option(name: str) -> str:
 
 
 def save(status: int) -> None:
+  """As a training, which a second SIGTERM ends before it has saved."""
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  time.sleep(0.5)
   (workdir / "saved").write_text("")
   sys.exit(status)
 
@@ -27,6 +30,8 @@ if act == "wait" and starts == 1:
   time.sleep(60)
 if act == "killed" and starts == 1:
   os.kill(os.getpid(), signal.SIGKILL)
+if not os.isatty(0) and sys.stdin.read():
+  sys.exit("there is something on standard input")
 if act.isdecimal() and (starts == 1 or act in ("1", "2")):
   print(f"the reason of {act}\n", file=sys.stderr)
   sys.exit(int(act))
