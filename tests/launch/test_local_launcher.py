@@ -1,7 +1,6 @@
 """The launcher that runs: places, retries, pauses, what a death leaves; nothing is trained."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
