@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     "sweep",
     execute,
     "train many runs that one file describes, and compare them",
-    "Each has a numbered directory. --config.FIELD=VALUE goes to every run.",
+    "Each has a numbered\ndirectory. --config.FIELD=VALUE goes to every run.",
     takes_fields=True,
   )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
