@@ -17,7 +17,7 @@ demo: $(VENV)/installed  ## trains ResNet-20 on handwritten digits and draws its
 	$(BIN)/resnet-jax evaluate --workdir runs/demo --split test
 
 test: $(VENV)/installed-dev check  ## checks style and types, and runs the tests
-	@echo "== Running the tests (about ten minutes on two cores)"
+	@echo "== Running the tests (about twelve minutes on two cores)"
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/installed-dev

@@ -11,6 +11,10 @@ random. The argument is the directory of the weights and, after a comma:
 
   head       trains the classifier alone: all else, batch norm's statistics too, stays as it is
   frozen_bn  trains all parameters; batch norm keeps the statistics of the weights
+
+Measured: 188 pictures of eight kinds (dogs, birds, vehicles, …), a ResNet-50 trained on ImageNet,
+`head`, --config.length="6 epochs": 41 of 44 held-out pictures right (93 %; 25 % are dogs) after 100
+seconds on two CPU cores. One run; the weights may have seen these pictures, under finer labels.
 """
 
 import dataclasses
@@ -47,14 +51,13 @@ def get_config(arg: str = "") -> Config:
   overrides = {key: value for key, value in info.model.overrides.items() if key != "num_classes"}
   if options:
     overrides["frozen_bn"] = True
-  only_head = "head" in options
   return Config(
     model=ModelConfig(info.model.name, overrides),
     data=dataclasses.replace(data, streaming=streaming),
     init_from=directory,
     reset=("head/*",),
-    frozen=_all_but_head(info, data) if only_head else (),
-    optimizer=OptimizerConfig(learning_rate=0.05 if only_head else 0.01),
+    frozen=_all_but_head(info, data) if "head" in options else (),
+    optimizer=OptimizerConfig(learning_rate=0.01),
     schedule=ScheduleConfig(kind="cosine"),
     batch_size=32,
     length="10 epochs",

@@ -218,7 +218,8 @@ def _folder_names(info: WeightsInfo, data: DataConfig) -> tuple[str, ...] | None
 
 def _split(dataset: Dataset, name: str) -> Split:
   if name not in dataset.splits:
-    raise UserError(f"{dataset.name} has no {name} split here: {', '.join(dataset.splits)}")
+    other = "; give --split test" if "test" in dataset.splits else ""
+    raise UserError(f"{dataset.name} has no {name} split here: {', '.join(dataset.splits)}{other}")
   return dataset.splits[name]
 
 
