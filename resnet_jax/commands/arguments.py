@@ -62,7 +62,7 @@ def add_benchmark(
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-  """Adds the arguments that choose between a run's weights."""
+  """Adds the argument that chooses between a run's checkpoints."""
   parser.add_argument(
     "--checkpoint",
     metavar="last|best|STEP",
@@ -70,6 +70,10 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     default="last",
     help="which weights of a run: the last, the best by its checkpoint.metric, or a step's",
   )
+
+
+def add_average(parser: Any) -> None:
+  """Adds the argument that takes a run's average weights, to a parser or a group of it."""
   parser.add_argument(
     "--ema",
     action="store_true",

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
-from resnet_jax.commands.arguments import add_command, directory, only_fields, positive
+from resnet_jax.commands.arguments import add_average, add_command, directory, only_fields, positive
 from resnet_jax.commands.process import without_source_paths
 from resnet_jax.errors import UserError
 
@@ -56,9 +56,7 @@ def add(commands: Any) -> None:
     metavar="DIR",
     help="converted weights, or a run's: DIR (its last checkpoint), DIR:best or DIR:STEP",
   )
-  write.add_argument(
-    "--ema", action="store_true", help="the moving average of a run's weights instead"
-  )
+  add_average(write)
   write.add_argument("--format", choices=("torchvision", "stablehlo"), help="what to write")
   write.add_argument(
     "--image-size",

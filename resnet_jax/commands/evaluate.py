@@ -5,7 +5,13 @@ import pathlib
 import sys
 from typing import Any
 
-from resnet_jax.commands.arguments import add_checkpoint, add_command, positive
+from resnet_jax.commands.arguments import (
+  add_average,
+  add_checkpoint,
+  add_command,
+  directory,
+  positive,
+)
 from resnet_jax.commands.process import configure_jax
 from resnet_jax.errors import UserError
 
@@ -23,23 +29,20 @@ def add(commands: Any) -> None:
     "Several are measured as an ensemble: the mean of their softmax scores. The last line is the "
     "accuracy, or with --json all results.",
   )
-  parser.add_argument(
-    "--workdir",
-    metavar="DIR",
-    type=pathlib.Path,
-    default=[],
-    action="append",
-    help="a run's directory; again for each further member of an ensemble",
-  )
-  parser.add_argument(
-    "--weights",
-    metavar="DIR",
-    type=pathlib.Path,
-    default=[],
-    action="append",
-    help="a directory of converted weights, shown what they expect; again likewise",
-  )
+  for name, what in (
+    ("--workdir", "a run's directory"),
+    ("--weights", "a directory of converted weights, shown what they expect"),
+  ):
+    parser.add_argument(
+      name,
+      metavar="DIR",
+      type=directory,
+      default=[],
+      action="append",
+      help=f"{what}; again for each further member of an ensemble",
+    )
   add_checkpoint(parser)
+  add_average(parser)
   parser.add_argument("--split", choices=("validation", "test"), default="validation")
   parser.add_argument(
     "--dataset", metavar="NAME", help="of --weights: on which data set; see `prepare --help`"

@@ -4,7 +4,13 @@ import argparse
 import json
 from typing import Any
 
-from resnet_jax.commands.arguments import add_checkpoint, add_command, directory, positive
+from resnet_jax.commands.arguments import (
+  add_average,
+  add_checkpoint,
+  add_command,
+  directory,
+  positive,
+)
 from resnet_jax.commands.process import EXIT_USER_ERROR, configure_jax
 from resnet_jax.errors import UserError
 
@@ -36,6 +42,7 @@ def add(commands: Any) -> None:
     help="a file; a folder, for all pictures in and below it; or a pattern such as 'a/**/*.jpg'",
   )
   add_checkpoint(parser)
+  add_average(parser)
   parser.add_argument(
     "--top", metavar="K", type=positive, default=5, help="how many classes of each; default: 5"
   )

@@ -1,10 +1,9 @@
 """The command `reestimate-bn`."""
 
 import argparse
-import pathlib
 from typing import Any
 
-from resnet_jax.commands.arguments import add_command, directory, positive
+from resnet_jax.commands.arguments import add_checkpoint, add_command, directory, positive
 from resnet_jax.commands.process import configure_jax
 
 
@@ -18,13 +17,8 @@ def add(commands: Any) -> None:
     "The result is a run of its own, which evaluate and init_from take like any other; the run "
     "itself is only read.",
   )
-  parser.add_argument("--workdir", metavar="DIR", type=pathlib.Path, required=True)
-  parser.add_argument(
-    "--checkpoint",
-    metavar="last|best|STEP",
-    default="last",
-    help="which weights: the last, the best by the run's checkpoint.metric, or a step's",
-  )
+  parser.add_argument("--workdir", metavar="DIR", type=directory, required=True)
+  add_checkpoint(parser)
   parser.add_argument(
     "--examples",
     metavar="N",
