@@ -26,6 +26,12 @@ goes on; what is finished is not done again. Status: 0 all finished, 1 some fail
 yours, 75 stopped by SIGINT or SIGTERM and saved.
 """
 
+# Which options belong to which launcher.
+_OPTIONS = {
+  "local": ("parallel", "retries"),
+  "commands": ("tpu", "zone"),
+}
+
 
 def add(commands: Any) -> None:
   """Adds its parser."""
@@ -50,7 +56,7 @@ def add(commands: Any) -> None:
   )
   parser.add_argument(
     "--launcher",
-    choices=("local", "commands"),
+    choices=tuple(_OPTIONS),
     default="local",
     help="run them on this machine, or print a command for each, for any scheduler",
   )
@@ -110,9 +116,8 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _check(options: argparse.Namespace) -> None:
   """Exits if options are given that belong to another launcher."""
-  others = {"local": ("tpu", "zone"), "commands": ("parallel", "retries")}[options.launcher]
-  for name in others:
-    if getattr(options, name) is not None:
+  for name in {name for names in _OPTIONS.values() for name in names}:
+    if getattr(options, name) is not None and name not in _OPTIONS[options.launcher]:
       options.parser.error(f"--{name} does not belong to --launcher {options.launcher}")
   if options.zone and not options.tpu:
     options.parser.error("--zone belongs to --tpu")
