@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from resnet_jax import __version__
 from resnet_jax.commands import (
+  benchmark_compile,
   benchmark_input,
   benchmark_step,
   convert,
@@ -94,4 +95,5 @@ def _parser() -> argparse.ArgumentParser:
   parts = benchmark.add_subparsers(title="parts", metavar="PART", required=True)
   benchmark_input.add(parts)
   benchmark_step.add(parts)
+  benchmark_compile.add(parts)
   return parser

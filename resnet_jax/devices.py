@@ -5,7 +5,7 @@ package knows how many devices there are.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import flax.struct
@@ -21,9 +21,14 @@ Parallel = Literal["pmap", "shard_map"]
 Precision = Literal["bfloat16", "tensorfloat32", "float32"]
 
 
+def in_order(devices: Iterable[jax.Device]) -> list[jax.Device]:
+  """Devices, those of a process side by side, so that each holds one stretch of a batch."""
+  return sorted(devices, key=lambda device: (device.process_index, device.id))
+
+
 def ordered() -> list[jax.Device]:
-  """All devices, those of a process side by side, so that each holds one stretch of a batch."""
-  return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+  """All devices, in order."""
+  return in_order(jax.devices())
 
 
 def replicated() -> NamedSharding:
@@ -31,12 +36,29 @@ def replicated() -> NamedSharding:
   return _sharding(PartitionSpec())
 
 
-def _mesh() -> Mesh:
-  return Mesh(np.array(ordered()), (AXIS,))
+def _mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  return Mesh(np.array(devices or ordered()), (AXIS,))
 
 
-def _sharding(spec: PartitionSpec) -> NamedSharding:
-  return NamedSharding(_mesh(), spec)
+def _sharding(spec: PartitionSpec, devices: Sequence[jax.Device] | None = None) -> NamedSharding:
+  return NamedSharding(_mesh(devices), spec)
+
+
+def described(tree: Any, devices: Sequence[jax.Device], is_batch: bool = False) -> Any:
+  """What a mapped function is compiled for in the place of arrays: shapes, dtypes and shardings.
+
+  Args:
+    tree: Arrays, or `jax.ShapeDtypeStruct`s: as `replicate` takes them, or a device's share of what
+      `shard` takes.
+    devices: Where they would lie.
+    is_batch: Whether every device would have a share of its own.
+  """
+  spec = PartitionSpec(AXIS) if is_batch else PartitionSpec()
+  sharding = _sharding(spec, devices)
+  more = (len(devices),) if is_batch else ()
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct((*more, *leaf.shape), leaf.dtype, sharding=sharding), tree
+  )
 
 
 def replicate(tree: Any) -> Any:
@@ -153,8 +175,9 @@ def parallelize(
   donate: bool = False,
   parallel: Parallel = "pmap",
   precision: Precision = "tensorfloat32",
+  devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Any]:
-  """Maps a function over all devices.
+  """Maps a function over devices.
 
   Args:
     function: Pure; uses collectives over `AXIS`. Whatever it returns must be the same on every
@@ -165,6 +188,8 @@ def parallelize(
     parallel: By `jax.pmap`, or by `jax.jit` of `jax.shard_map`: the same function.
     precision: Of products of float32 arrays on hardware that has faster ones: passes of bfloat16 on
       TPUs, TensorFloat-32 on GPUs (which is their fastest too).
+    devices: All that there are, in their order, unless others are given: such as are only described
+      and can be compiled for.
 
   Returns:
     A function of global arrays that returns replicated global arrays.
@@ -184,7 +209,7 @@ def parallelize(
       in_axes=in_axes,
       out_axes=None,
       donate_argnums=donated,
-      devices=ordered(),
+      devices=devices or ordered(),
     )
 
   def on_each(*values: Any) -> Any:
@@ -200,6 +225,6 @@ def parallelize(
     PartitionSpec(AXIS) if i == batch_argument else PartitionSpec() for i in range(arguments)
   )
   mapped = jax.shard_map(
-    on_each, mesh=_mesh(), in_specs=specs, out_specs=PartitionSpec(), check_vma=False
+    on_each, mesh=_mesh(devices), in_specs=specs, out_specs=PartitionSpec(), check_vma=False
   )
   return jax.jit(mapped, donate_argnums=donated)

@@ -1,6 +1,7 @@
 """What a command changes of its process: JAX's settings, and what SIGTERM does."""
 
 import contextlib
+import os
 import pathlib
 import signal
 import sys
@@ -27,6 +28,20 @@ def keep_to_cpu() -> None:
   import jax
 
   jax.config.update("jax_platforms", "cpu")
+
+
+def describe_tpus() -> None:
+  """Keeps the TPU's compiler, which is to be asked about described TPUs, from looking for one.
+
+  Where there is none it would ask a server for minutes what kind it is, and complain.
+  """
+  for name, value in {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_MIN_LOG_LEVEL": "3",
+  }.items():
+    os.environ.setdefault(name, value)
 
 
 class Stops:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +40,7 @@ class Run:
     evaluate_every: Steps between evaluations.
     checkpoint_every: Steps between checkpoints.
     profile_start: Number of steps done when a profile begins; None for no profile.
+    devices: Those that it is for; None for all that there are.
   """
 
   config: Config
@@ -52,13 +53,17 @@ class Run:
   evaluate_every: int
   checkpoint_every: int
   profile_start: int | None
+  devices: Sequence[jax.Device] | None = None
 
   @property
   def parallelize(self) -> Callable[..., Any]:
     """`devices.parallelize`, as the config has it."""
     config = self.config
     return functools.partial(
-      devices.parallelize, parallel=config.parallel, precision=config.matmul_precision
+      devices.parallelize,
+      parallel=config.parallel,
+      precision=config.matmul_precision,
+      devices=self.devices,
     )
 
   @property
@@ -67,14 +72,20 @@ class Run:
     return jax.random.key(self.config.seed)
 
 
-def build_run(config: Config, trains: bool = True, dataset: Dataset | None = None) -> Run:
+def build_run(
+  config: Config,
+  trains: bool = True,
+  dataset: Dataset | None = None,
+  devices: Sequence[jax.Device] | None = None,
+) -> Run:
   """Builds a run.
 
   Args:
     config: What it is.
-    trains: Whether it is to be trained on this process's devices, not evaluated alone: then they
-      must be able to share its batch.
+    trains: Whether it is to be trained on its devices, not evaluated alone: then they must be able
+      to share its batch.
     dataset: Its data set, if it is open already.
+    devices: Those that it is for; None for all that there are.
 
   Raises:
     UserError: Something in the config is wrong, or its data is not there; the message names it.
@@ -92,7 +103,7 @@ def build_run(config: Config, trains: bool = True, dataset: Dataset | None = Non
   _check_parameter_names(config, model, dataset)
   if trains:
     _check_metrics(config, dataset)
-    _check_batch(config, model)
+    _check_batch(config, model, len(devices) if devices else jax.device_count())
   length, profile_start = steps("length", config.length), None
   if config.profile.start is not None:
     profile_start = steps("profile.start", config.profile.start)
@@ -111,6 +122,7 @@ def build_run(config: Config, trains: bool = True, dataset: Dataset | None = Non
     evaluate_every=steps("evaluate_every", config.evaluate_every),
     checkpoint_every=steps("checkpoint.every", config.checkpoint.every),
     profile_start=profile_start,
+    devices=devices,
   )
 
 
@@ -123,7 +135,7 @@ def check_without_data(config: Config) -> None:
   check_config(config)
   model = _create(config)
   make_optimizer(config.optimizer, optax.constant_schedule(1.0), config.frozen)
-  _check_batch(config, model)
+  _check_batch(config, model, jax.device_count())
   durations = {
     "length": config.length,
     "log_every": config.log_every,
@@ -222,9 +234,9 @@ def _check_parameter_names(config: Config, model: models.Network, dataset: Datas
     raise UserError(f"frozen={config.frozen}: every parameter fits, and none is left to train")
 
 
-def _check_batch(config: Config, model: models.Network) -> None:
-  """Raises a UserError unless devices, parts and batch-norm groups divide the batch."""
-  count, parts = jax.device_count(), config.accumulate
+def _check_batch(config: Config, model: models.Network, count: int) -> None:
+  """Raises a UserError unless `count` devices, parts and batch-norm groups divide the batch."""
+  parts = config.accumulate
   if config.batch_size % (count * parts):
     each = f"accumulate={parts} parts on each of " if parts > 1 else ""
     raise UserError(

@@ -72,6 +72,12 @@ def abstract_state(run: Run) -> TrainState:
   )
 
 
+def state_shapes(run: Run) -> TrainState:
+  """Shapes and dtypes of the state that the run computes with."""
+  create = _create(run)
+  return jax.eval_shape(lambda key: from_stored(run, create(key)), run.key)
+
+
 def require_resumable(run: Run, workdir: pathlib.Path) -> None:
   """Raises a UserError if the run in a directory is already longer than this one shall get."""
   folder = workdir / "checkpoints"

@@ -12,6 +12,7 @@ from flax import linen as nn
 from resnet_jax.data.dataset import View
 from resnet_jax.devices import sum_over_devices
 from resnet_jax.evaluation.metrics import MetricSums, cross_entropy, metric_sums
+from resnet_jax.models.platforms import platform
 from resnet_jax.training.averages import advance_average
 from resnet_jax.training.state import TrainState
 
@@ -174,7 +175,7 @@ def _sum_over_parts(
   shapes = jax.eval_shape(part, *jax.tree.map(lambda array: array[0], parts))
   zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
   # XLA for CPUs has no threaded convolution in a loop. Elsewhere a loop keeps memory at a part's.
-  unroll = count if jax.default_backend() == "cpu" else 1
+  unroll = count if platform() == "cpu" else 1
   total, _ = jax.lax.scan(
     lambda total, arguments: (jax.tree.map(jnp.add, total, part(*arguments)), None),
     zeros,

@@ -1,0 +1,318 @@
+"""What a training step takes on a slice of a TPU, by the TPU's own compiler, without a TPU.
+
+The compiler gets the very step that would train, with the slice's devices described to it. It says
+what they exchange, how much memory they need, and whether a batch fits; nothing is executed.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax import devices
+from resnet_jax.benchmarks.tpu_slice import Slice, describe_slice
+from resnet_jax.data.blank import blank_dataset
+from resnet_jax.data.dataset import Dataset
+from resnet_jax.data.sources import open_dataset
+from resnet_jax.models.platforms import for_platform
+from resnet_jax.training.build import Run, build_run
+from resnet_jax.training.collectives import Collective, collectives_of
+from resnet_jax.training.config import Config
+from resnet_jax.training.loop import compile_step
+from resnet_jax.training.restore import state_shapes
+
+_GIB = 2**30
+# What the sizes of arrays in a TPU's memory are rounded to.
+_TILE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileBenchmark:
+  """What to compile.
+
+  Attributes:
+    config: The run.
+    topology: Name of the slice's topology, such as "v5e:8x8".
+    search: Whether to look for the largest batch that fits.
+    layouts: Whether to compile the other layout of the network too: with the equal blocks of a
+      stage in a loop (`model.scan`), or without.
+  """
+
+  config: Config
+  topology: str
+  search: bool = True
+  layouts: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """What the compiler says of a step, for one device; in bytes, seconds and operations.
+
+  Attributes:
+    seconds: How long it took.
+    collectives: What the devices exchange.
+    flops: Floating-point operations, a multiply-add being two.
+    traffic: Bytes that its operations read and write, most of them in the device's memory.
+    arguments: Bytes of the state, the constants and the batch.
+    temporary: Bytes of what it needs beside them at most.
+    code: Bytes of the program.
+  """
+
+  seconds: float
+  collectives: list[Collective]
+  flops: float
+  traffic: float
+  arguments: int
+  temporary: int
+  code: int
+
+  @property
+  def memory(self) -> int:
+    """Bytes that it takes in all."""
+    return self.arguments + self.temporary + self.code
+
+
+class DoesNotFitError(Exception):
+  """The compiler found that the step takes more memory than a device has; the text says so."""
+
+
+def run_compile_benchmark(
+  benchmark: CompileBenchmark, say: Callable[[str], None]
+) -> dict[str, Any]:
+  """Compiles the training step of a config for a described slice.
+
+  Args:
+    benchmark: What to compile.
+    say: Told how it goes, a line at a time.
+
+  Returns:
+    What is known of the slice and the step, of a device unless a name says otherwise:
+    `collectives` (kind, count, bytes), `flops`, `bytes_accessed`, `argument_bytes`,
+    `temporary_bytes`, `code_bytes`, `memory_bytes` of all three, `device_memory_bytes`, `fits`;
+    `compile_seconds` of the unrolled and the scanned layout; `largest_batch_per_device` and
+    `largest_batch_size`. None stands for what was not asked for, or has no answer.
+
+  Raises:
+    UserError: The config is wrong for the slice, its sizes are not known without its data, or the
+      TPU's compiler is not installed.
+  """
+  target = describe_slice(benchmark.topology)
+  config = benchmark.config
+  dataset = _dataset(config)
+  compile_config = functools.partial(_compile, dataset=dataset, target=target)
+  run = _build(config, dataset, target)
+  share = config.batch_size // len(target.devices)
+  say(
+    f"{config.model.name}, batch {config.batch_size:,} on {len(target.devices)} x {target.kind} "
+    f"({target.name}, {target.hosts} hosts): {share} a device, {config.parallel}"
+  )
+  compiled, why = None, ""
+  try:
+    compiled = compile_config(config)
+    for line in _lines(compiled, target):
+      say(line)
+  except DoesNotFitError as error:
+    why = str(error)
+    say(f"does not fit: {why}")
+  seconds = {_layout(config): compiled.seconds if compiled else None}
+  if benchmark.layouts and compiled and (other := _other_layout(run)):
+    seconds[_layout(other)] = compile_config(other).seconds
+  for layout, time_taken in seconds.items():
+    if time_taken is not None:
+      say(f"compiled {layout} in {time_taken:.1f} s")
+  largest = None
+  if benchmark.search:
+    largest = _search(config, len(target.devices), compiled, target.memory, compile_config, say)
+  return {
+    "model": config.model.name,
+    "dtype": str(config.model.overrides.get("dtype", "float32")),
+    "parallel": config.parallel,
+    "topology": target.name,
+    "device": target.kind,
+    "devices": len(target.devices),
+    "hosts": target.hosts,
+    "batch_size": config.batch_size,
+    "batch_per_device": share,
+    "fits": compiled is not None,
+    "device_memory_bytes": target.memory,
+    **_figures(compiled),
+    "compile_seconds": {
+      name: None if time_taken is None else round(time_taken, 1)
+      for name, time_taken in seconds.items()
+    },
+    "largest_batch_per_device": largest,
+    "largest_batch_size": None if largest is None else largest * len(target.devices),
+  }
+
+
+def _dataset(config: Config) -> Dataset:
+  """The config's data set; where it is one of known size, with nothing in it."""
+  return blank_dataset(config.data, config.seed) or open_dataset(config.data, config.seed)
+
+
+def _build(config: Config, dataset: Dataset, target: Slice) -> Run:
+  return build_run(config, dataset=dataset, devices=target.devices)
+
+
+def _compile(config: Config, dataset: Dataset, target: Slice) -> Compiled:
+  """Raises a `DoesNotFitError` where it takes more memory than there is."""
+  run = _build(config, dataset, target)
+  split = run.dataset.splits["train"]
+  one = split.fetch(np.zeros(1, np.int32), np.zeros(1, np.int32))
+  share = config.batch_size // len(target.devices)
+  batch = {
+    name: jax.ShapeDtypeStruct((share, *array.shape[1:]), array.dtype)
+    for name, array in one.items()
+  }
+  described = functools.partial(devices.described, devices=target.devices)
+  begun = time.monotonic()
+  with for_platform("tpu"):
+    step: Any = compile_step(run)
+    lowered = step.lower(
+      described(state_shapes(run)),
+      described(split.constants),
+      described(batch, is_batch=True),
+      described(run.key),
+    )
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise DoesNotFitError(_excess(str(error))) from None
+  seconds = time.monotonic() - begun
+  memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+  return Compiled(
+    seconds=seconds,
+    collectives=collectives_of(compiled.as_text()),
+    flops=costs["flops"],
+    traffic=costs["bytes accessed"],
+    arguments=memory.argument_size_in_bytes,
+    temporary=memory.temp_size_in_bytes,
+    code=memory.generated_code_size_in_bytes,
+  )
+
+
+def _excess(message: str) -> str:
+  """What the compiler says of the memory that is missing, in a few words."""
+  found = re.search(r"Used (\S+) of (\S+) hbm", message)
+  return f"it takes {found[1]} of {found[2]}" if found else message.splitlines()[0]
+
+
+def _layout(config: Config) -> str:
+  return "scanned" if config.model.overrides.get("scan") else "unrolled"
+
+
+def _other_layout(run: Run) -> Config | None:
+  """The config with its blocks scanned if they are not, and the reverse; None if it has no such."""
+  if not hasattr(run.model, "scan"):
+    return None
+  model = run.config.model
+  overrides = dict(model.overrides) | {"scan": not model.overrides.get("scan", False)}
+  return dataclasses.replace(run.config, model=dataclasses.replace(model, overrides=overrides))
+
+
+def _search(
+  config: Config,
+  count: int,
+  compiled: Compiled | None,
+  memory: int,
+  compile_config: Callable[[Config], Compiled],
+  say: Callable[[str], None],
+) -> int | None:
+  """The largest batch of a device that fits, of those that the config's groups and parts allow."""
+  unit = math.lcm(_TILE, config.bn_group or 1) * config.accumulate
+  share = config.batch_size // count
+
+  def attempt(units: int) -> int | None:
+    if units * unit == share:
+      return compiled.memory if compiled else None
+    trial = dataclasses.replace(config, batch_size=units * unit * count)
+    try:
+      taken = compile_config(trial).memory
+    except DoesNotFitError as error:
+      say(f"{units * unit} a device do not fit: {error}")
+      return None
+    say(f"{units * unit} a device fit, with {taken / _GIB:.2f} GiB")
+    return taken
+
+  return largest_fitting(attempt, memory, max(1, share // unit)) * unit or None
+
+
+def largest_fitting(attempt: Callable[[int], int | None], memory: int, first: int) -> int:
+  """The largest number for which `attempt` gives what it takes, and not None; 0 if there is none.
+
+  What is taken is thought to grow by about the same with each: so the next number to be tried is
+  that which would just fit, and few tries are needed, each of which takes minutes.
+
+  Args:
+    attempt: Of a number from 1, how much memory it takes, or None if it does not fit.
+    memory: How much there is.
+    first: A number from 1 to begin with.
+  """
+  fits: dict[int, int] = {}
+  high: int | None = None  # the least that does not fit
+  number = first
+  while high is None or high - max(fits, default=0) > 1:
+    taken = attempt(number)
+    if taken is None:
+      high = number
+    else:
+      fits[number] = taken
+    number = _next(fits, memory, high)
+  return max(fits, default=0)
+
+
+def _next(fits: Mapping[int, int], memory: int, high: int | None) -> int:
+  """The number to try: above all that fit, and below `high`, which does not."""
+  low = max(fits, default=0)
+  if high is not None and not low:
+    return high // 2
+  slope, offset = fits[low] / low, 0.0
+  if len(fits) > 1:
+    other = sorted(fits)[-2]
+    slope = (fits[low] - fits[other]) / (low - other)
+    offset = fits[low] - slope * low
+  guess = int((memory - offset) / slope) if slope > 0 else 2 * low
+  if high is None:
+    return max(low + 1, min(guess, 8 * low))
+  if not low < guess < high:  # The guess is known: what it takes does not grow evenly.
+    guess = (low + high) // 2
+  return guess
+
+
+def _lines(compiled: Compiled, target: Slice) -> Iterator[str]:
+  for collective in compiled.collectives:
+    yield f"a step exchanges {collective.count} x {collective.kind}, {collective.size / 1e6:.1f} MB"
+  yield (
+    f"a device computes {compiled.flops / 1e12:.3f} Tflop, and its operations read and write "
+    f"{compiled.traffic / 1e9:.1f} GB"
+  )
+  yield (
+    f"memory of a device: {compiled.memory / _GIB:.2f} of {target.memory / _GIB:.0f} GiB "
+    f"({compiled.arguments / _GIB:.2f} state and batch, {compiled.temporary / _GIB:.2f} temporary, "
+    f"{compiled.code / _GIB:.2f} program)"
+  )
+
+
+def _figures(compiled: Compiled | None) -> dict[str, Any]:
+  if compiled is None:
+    names = ("flops", "bytes_accessed", "argument_bytes", "temporary_bytes", "code_bytes")
+    return {"collectives": None, **dict.fromkeys(names), "memory_bytes": None}
+  return {
+    "collectives": [
+      {"kind": each.kind, "count": each.count, "bytes": each.size} for each in compiled.collectives
+    ],
+    "flops": compiled.flops,
+    "bytes_accessed": compiled.traffic,
+    "argument_bytes": compiled.arguments,
+    "temporary_bytes": compiled.temporary,
+    "code_bytes": compiled.code,
+    "memory_bytes": compiled.memory,
+  }
