@@ -105,6 +105,13 @@ def directory(text: str) -> pathlib.Path:
   return pathlib.Path(text)
 
 
+def location(text: str) -> str:
+  """An argument that names a directory here, or gives the address of one in a bucket."""
+  if not text:
+    raise argparse.ArgumentTypeError("is empty")
+  return text
+
+
 def positive(text: str) -> int:
   """An argument that is an integer above 0."""
   if not text.isdecimal() or int(text) == 0:

@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax.commands.arguments import (
@@ -10,6 +11,7 @@ from resnet_jax.commands.arguments import (
   add_checkpoint,
   add_command,
   directory,
+  location,
   positive,
 )
 from resnet_jax.commands.process import configure_jax
@@ -29,14 +31,14 @@ def add(commands: Any) -> None:
     "Several are measured as an ensemble: the mean of their softmax scores. The last line is the "
     "accuracy, or with --json all results.",
   )
-  for name, what in (
-    ("--workdir", "a run's directory"),
-    ("--weights", "a directory of converted weights, shown what they expect"),
+  for name, kind, what in (
+    ("--workdir", location, "a run's directory, or gs://… in a bucket"),
+    ("--weights", directory, "a directory of converted weights, shown what they expect"),
   ):
     parser.add_argument(
       name,
       metavar="DIR",
-      type=directory,
+      type=kind,
       default=[],
       action="append",
       help=f"{what}; again for each further member of an ensemble",
@@ -117,20 +119,24 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   from resnet_jax.evaluation.protocols import Protocol
   from resnet_jax.evaluation.results import outcomes
   from resnet_jax.evaluation.scores import mean_scores
+  from resnet_jax.run.location import open_location
 
   sides = tuple(options.short_sides or ()) or (options.short_side and (options.short_side,))
   protocol = Protocol(options.protocol, options.crop, sides or None, options.quantum)
-  members = _open(options, protocol)
+  locations = [open_location(text) for text in options.workdir]
+  for each in locations:
+    each.fetch()
+  members = _open(options, [each.path for each in locations], protocol)
   found = outcomes(mean_scores(member.score() for member in members))
   if options.confusion:
     write_confusion(options.confusion, found, members[0].dataset.class_names)
   if options.split == "test":
-    _record(members, protocol, found.metrics())
+    _record(locations, members, protocol, found.metrics())
   print_results(members, found, per_class=options.per_class, as_json=options.json)
   return 0
 
 
-def _open(options: argparse.Namespace, protocol: Any) -> Any:
+def _open(options: argparse.Namespace, workdirs: Sequence[pathlib.Path], protocol: Any) -> Any:
   """The members, everything about them checked before any is measured."""
   from resnet_jax.data.config import DataConfig
   from resnet_jax.data.dataset import examples_fingerprint
@@ -139,7 +145,7 @@ def _open(options: argparse.Namespace, protocol: Any) -> Any:
   split, data_dir, batch_size = options.split, options.data_dir, options.batch_size
   members = [
     open_run(workdir, options.checkpoint, options.ema, split, protocol, data_dir, batch_size)
-    for workdir in options.workdir
+    for workdir in workdirs
   ]
   for weights in options.weights:
     data = DataConfig(options.dataset, data_dir)
@@ -155,9 +161,10 @@ def _open(options: argparse.Namespace, protocol: Any) -> Any:
   return members
 
 
-def _record(members: Any, protocol: Any, values: dict[str, float]) -> None:
+def _record(
+  locations: Sequence[Any], members: Any, protocol: Any, values: dict[str, float]
+) -> None:
   """Adds a line to metrics.jsonl, for one run as its validation shows it."""
-  from resnet_jax.run.lock import locked
   from resnet_jax.run.records import record_once
   from resnet_jax.training.evaluation import RunOrigin
 
@@ -165,7 +172,7 @@ def _record(members: Any, protocol: Any, values: dict[str, float]) -> None:
   if len(members) > 1 or not protocol.is_the_runs_own or not isinstance(run, RunOrigin):
     return
   try:
-    with locked(run.workdir):
+    with locations[0].held():
       record_once(run.workdir, run.step, "test", average=run.ema_decay is not None, **values)
   except UserError as error:
     print(f"not recorded: {error}", file=sys.stderr)

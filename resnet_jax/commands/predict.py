@@ -9,6 +9,7 @@ from resnet_jax.commands.arguments import (
   add_checkpoint,
   add_command,
   directory,
+  location,
   positive,
 )
 from resnet_jax.commands.process import EXIT_USER_ERROR, configure_jax
@@ -26,7 +27,9 @@ def add(commands: Any) -> None:
     "and passed over, and the exit status is then 2.",
   )
   network = parser.add_mutually_exclusive_group(required=True)
-  network.add_argument("--workdir", metavar="DIR", type=directory, help="the network of a run")
+  network.add_argument(
+    "--workdir", metavar="DIR", type=location, help="the network of a run, here or in a bucket"
+  )
   network.add_argument("--weights", metavar="DIR", type=directory, help="converted weights")
   network.add_argument(
     "--export",
@@ -85,6 +88,7 @@ def _image(text: str) -> str:
 
 
 def _open(options: argparse.Namespace) -> Any:
+  from resnet_jax.run.location import open_location
   from resnet_jax.training.classifiers import classifier_of_export, classifier_of_network
   from resnet_jax.weights.directory import is_weights_directory, read_info
   from resnet_jax.weights.stablehlo import is_export
@@ -96,6 +100,8 @@ def _open(options: argparse.Namespace) -> Any:
       raise UserError(f"{options.weights} holds an exported program: give --export")
     read_info(options.weights)  # which says if there are none
     return classifier_of_network(str(options.weights))
-  if is_weights_directory(options.workdir):
-    raise UserError(f"{options.workdir} holds converted weights, not a run: give --weights")
-  return classifier_of_network(f"{options.workdir}:{options.checkpoint}", options.ema)
+  run = open_location(options.workdir)
+  run.fetch()
+  if is_weights_directory(run.path):
+    raise UserError(f"{run} holds converted weights, not a run: give --weights")
+  return classifier_of_network(f"{run.path}:{options.checkpoint}", options.ema)

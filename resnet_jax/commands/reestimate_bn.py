@@ -3,7 +3,13 @@
 import argparse
 from typing import Any
 
-from resnet_jax.commands.arguments import add_checkpoint, add_command, directory, positive
+from resnet_jax.commands.arguments import (
+  add_checkpoint,
+  add_command,
+  directory,
+  location,
+  positive,
+)
 from resnet_jax.commands.process import configure_jax
 
 
@@ -17,7 +23,7 @@ def add(commands: Any) -> None:
     "The result is a run of its own, which evaluate and init_from take like any other; the run "
     "itself is only read.",
   )
-  parser.add_argument("--workdir", metavar="DIR", type=directory, required=True)
+  parser.add_argument("--workdir", metavar="DIR", type=location, required=True)
   add_checkpoint(parser)
   parser.add_argument(
     "--examples",
@@ -37,14 +43,17 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   del rest
   configure_jax()
   from resnet_jax.run.environment import record_environment
+  from resnet_jax.run.location import open_location
   from resnet_jax.run.workdir import read_config
   from resnet_jax.training.build import build_run
   from resnet_jax.training.config import Config, with_data_dir
   from resnet_jax.training.reestimation import reestimate_run
 
-  config = with_data_dir(read_config(options.workdir, Config), options.data_dir)
+  run = open_location(options.workdir)
+  run.fetch()
+  config = with_data_dir(read_config(run.path, Config), options.data_dir)
   done = reestimate_run(
-    build_run(config), options.workdir, options.checkpoint, options.examples, options.output
+    build_run(config), run.path, options.checkpoint, options.examples, options.output
   )
   record_environment(options.output)
   print(

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
-from resnet_jax.commands.arguments import add_command
+from resnet_jax.commands.arguments import add_command, location
 
 
 def add(commands: Any) -> None:
@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     "draw the curves of one or more runs",
     "Writes pictures and a page that shows them.",
   )
-  parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=pathlib.Path)
+  parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", type=location)
   parser.add_argument("--output", metavar="DIR", type=pathlib.Path, required=True)
 
 
@@ -24,6 +24,10 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   """Does it; gives the exit status."""
   del rest
   from resnet_jax.analysis.report import write_report
+  from resnet_jax.run.location import open_location
 
-  print(write_report(options.workdirs, options.output))
+  runs = [open_location(text) for text in options.workdirs]
+  for run in runs:
+    run.fetch()
+  print(write_report([run.path for run in runs], options.output))
   return 0

@@ -8,8 +8,8 @@ from typing import Any
 from resnet_jax.commands.arguments import (
   add_command,
   add_processes,
-  directory,
   join_processes,
+  location,
   only_fields,
 )
 from resnet_jax.commands.process import EXIT_PREEMPTED, Preempted, configure_jax
@@ -33,7 +33,9 @@ def add(commands: Any) -> None:
     help="a Python file whose get_config(ARG) returns a Config, or a built-in experiment "
     "(digits, cifar10, imagenet)",
   )
-  parser.add_argument("--workdir", metavar="DIR", type=directory, help="the run's directory")
+  parser.add_argument(
+    "--workdir", metavar="DIR", type=location, help="the run's directory, or gs://… in a bucket"
+  )
   parser.add_argument(
     "--dry-run",
     action="store_true",
@@ -70,7 +72,7 @@ def _train(options: argparse.Namespace, config: Any, preempted: Preempted) -> in
   from resnet_jax import processes
   from resnet_jax.run.config import to_json
   from resnet_jax.run.environment import record_environment
-  from resnet_jax.run.lock import locked
+  from resnet_jax.run.location import open_location
   from resnet_jax.run.wandb import require_wandb
   from resnet_jax.run.workdir import check_claim, claim
   from resnet_jax.training.build import build_run
@@ -82,13 +84,19 @@ def _train(options: argparse.Namespace, config: Any, preempted: Preempted) -> in
   with processes.together():
     processes.require_equal("config", to_json(config))
     run = build_run(config)
-  start = require_initial_weights(run, options.workdir)
+    location = open_location(options.workdir)
+  workdir = location.path
+  for first in (True, False):  # On one host the others find what the first has fetched.
+    with processes.together():
+      if processes.is_first() is first:
+        location.fetch()
+  start = require_initial_weights(run, workdir)
   changed = {}
   with processes.together():
     if processes.is_first():
-      changed = check_claim(options.workdir, config, changeable(config))
+      changed = check_claim(workdir, config, changeable(config))
   with processes.together():
-    require_resumable(run, options.workdir)
+    require_resumable(run, workdir)
   if options.dry_run:
     described = describe_run(run)
     if processes.is_first():
@@ -101,15 +109,19 @@ def _train(options: argparse.Namespace, config: Any, preempted: Preempted) -> in
       if processes.is_first():
         if config.wandb_project:
           require_wandb()
-        stack.enter_context(locked(options.workdir))
-        claim(options.workdir, config, changeable(config))
+        stack.enter_context(location.held())
+        claim(workdir, config, changeable(config))
         for name, (before, after) in changed.items():
           print(f"goes on with {name}={after!r} instead of {before!r}")
-        record_environment(options.workdir)
+        record_environment(workdir)
+        if processes.count() > 1:
+          location.send()
     with processes.together():
-      processes.require_shared(options.workdir / "config.json")
+      if not processes.is_first():
+        location.fetch()
+      processes.require_shared(workdir / "config.json")
     preempted.begin()
-    state = fit(run, options.workdir, preempted)
+    state = fit(run, workdir, preempted)
     preempted.close()
   if state.step < run.steps:
     if processes.is_first():

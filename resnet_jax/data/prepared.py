@@ -69,17 +69,18 @@ def prepared_dir(
       raise UserError(f"prepared_dir={os.fspath(own_root)} must be a local folder")
     return pathlib.Path(own_root).expanduser() / dataset
   if is_address(data_dir):
-    return _cache_of(chosen_data_dir(data_dir)) / dataset
+    return cache_of(chosen_data_dir(data_dir), "prepared") / dataset
   return resolve_data_dir(data_dir) / "resnet_jax" / dataset
 
 
-def _cache_of(address: str) -> pathlib.Path:
+def cache_of(address: str, kind: str) -> pathlib.Path:
+  """The folder of the user's cache for what belongs to an address, one for each kind of it."""
   address = address.rstrip("/")
   cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
   # Readable, and by the hash one folder an address: "a/b" and "a-b" would be one otherwise.
   readable = re.sub(r"[^A-Za-z0-9.]+", "-", address).strip("-")[:80]
   digest = hashlib.blake2b(address.encode(), digest_size=4).hexdigest()
-  return cache / "resnet_jax" / "prepared" / f"{readable}-{digest}"
+  return cache / "resnet_jax" / kind / f"{readable}-{digest}"
 
 
 def prepare_command(

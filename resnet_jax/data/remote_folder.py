@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from resnet_jax.data.data_folder import DataFolder, Range, Reader
+from resnet_jax.data.remote_filesystem import (
+  LASTING,
+  RETRY_SECONDS,
+  answered,
+  open_filesystem,
+  reason_of,
+)
 from resnet_jax.errors import UserError
-
-INSTALL_BUCKET = 'pip install "resnet_jax[bucket]"'
-
-# Seconds before each further attempt at a remote read.
-RETRY_SECONDS = (0.25, 1.0, 4.0)
-# A library that takes so many seconds to give up has tried several times by itself.
-_LIBRARYS_OWN_RETRIES = 5.0
-# They would fail the same way again.
-_LASTING = (FileNotFoundError, PermissionError)
 
 
 class RemoteFolder(DataFolder):
@@ -39,7 +37,7 @@ class RemoteFolder(DataFolder):
 
   def __init__(self, address: str, filesystem: Any = None):
     self.address = address.rstrip("/")
-    self._filesystem = filesystem or _filesystem(address)
+    self._filesystem = filesystem or open_filesystem(address)
     self._known_sizes: dict[str, int | None] | None = None
 
   def child(self, name: str) -> "RemoteFolder":
@@ -129,9 +127,9 @@ class RemoteFolder(DataFolder):
     if isinstance(answer, FileNotFoundError):
       return FileNotFoundError(f"{self.locate(name)} is missing")
     if isinstance(answer, PermissionError):
-      return PermissionError(f"{self.locate(name)} may not be read ({_reason(answer)})")
+      return PermissionError(f"{self.locate(name)} may not be read ({reason_of(answer)})")
     if isinstance(answer, BaseException):
-      return OSError(f"{self.locate(name)} cannot be read ({_reason(answer)})")
+      return OSError(f"{self.locate(name)} cannot be read ({reason_of(answer)})")
     if len(answer) != length:
       return OSError(
         f"{self.locate(name)} gave {len(answer)} bytes instead of {length} from {start} on: it is "
@@ -140,13 +138,21 @@ class RemoteFolder(DataFolder):
     return bytes(answer)
 
   def _ask_size(self, name: str) -> int:
-    return int(_answered(lambda: self._filesystem.info(self.locate(name))["size"], self.address))
+    return int(self._answered(lambda: self._filesystem.info(self.locate(name))["size"]))
+
+  def _answered(self, ask: Callable[[], Any]) -> Any:
+    try:
+      return answered(ask, self.address)
+    except FileNotFoundError:
+      raise
+    except OSError as error:
+      raise UserError(f"{error}: check the address, the network and your credentials") from None
 
   def _listing(self) -> dict[str, int | None]:
     """Sizes of files by name, None for folders and where the store does not say."""
     if self._known_sizes is None:
       try:
-        entries = _answered(lambda: self._filesystem.ls(self.address, detail=True), self.address)
+        entries = self._answered(lambda: self._filesystem.ls(self.address, detail=True))
       except FileNotFoundError:
         entries = []
       self._known_sizes = {
@@ -158,46 +164,5 @@ class RemoteFolder(DataFolder):
     return self._known_sizes
 
 
-def _filesystem(address: str) -> Any:
-  """The fsspec file system of an address."""
-  try:
-    import fsspec
-
-    return fsspec.core.url_to_fs(address)[0]
-  except ImportError as error:
-    raise UserError(f"{address} cannot be read ({error}): {INSTALL_BUCKET}") from None
-  except Exception as error:  # No such protocol, no credentials: any class of the store's library.
-    raise UserError(f"{address} cannot be opened ({_reason(error)})") from None
-
-
-def _answered(ask: Callable[[], Any], address: str) -> Any:
-  """What a store says when asked, again if need be.
-
-  Raises:
-    FileNotFoundError: If it says that there is nothing.
-    UserError: If it does not answer.
-  """
-  for seconds in (*RETRY_SECONDS, None):
-    start = time.monotonic()
-    try:
-      return ask()
-    except (FileNotFoundError, NotADirectoryError) as error:
-      raise FileNotFoundError(2, "No such file", address) from error
-    except Exception as error:  # Of any class of the store's library.
-      persisted = time.monotonic() - start > _LIBRARYS_OWN_RETRIES
-      if seconds is None or persisted or isinstance(error, _LASTING):
-        raise UserError(
-          f"{address} cannot be listed ({_reason(error)}): check the address, the network and "
-          "your credentials"
-        ) from None
-      time.sleep(seconds)
-  raise AssertionError
-
-
 def _may_pass(result: bytes | OSError) -> bool:
-  return isinstance(result, OSError) and not isinstance(result, _LASTING)
-
-
-def _reason(error: BaseException) -> str:
-  first, *_ = str(error).splitlines() or [""]
-  return f"{type(error).__name__}: {first}" if first else type(error).__name__
+  return isinstance(result, OSError) and not isinstance(result, LASTING)

@@ -52,10 +52,10 @@ def locked(
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      raise _in_use(workdir, _holder(path.read_bytes())) from None
+      raise in_use(workdir, holder_in(path.read_bytes())) from None
     except OSError as error:
       raise UserError(f"workdir {workdir} cannot be locked: {error.strerror}") from None
-    _outlive(path, workdir, stale_seconds)
+    outlive(path.read_bytes, workdir, stale_seconds)
     with _beating(file, beat_seconds):
       yield
 
@@ -67,41 +67,50 @@ def holder_of(workdir: pathlib.Path, stale_seconds: float = STALE_SECONDS) -> st
   """
   path = workdir / "lock"
   with contextlib.suppress(OSError):
-    holder = _holder(path.read_bytes())
+    holder = holder_in(path.read_bytes())
     if holder is None:
       return None
     if holder["host"] != socket.gethostname():
-      return _words(holder) if time.time() - holder["beat"] < stale_seconds else None
+      return words_of(holder) if time.time() - holder["beat"] < stale_seconds else None
     with path.open("rb") as file:
       try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
       except BlockingIOError:
-        return _words(holder)
+        return words_of(holder)
   return None
 
 
-def _outlive(path: pathlib.Path, workdir: pathlib.Path, stale_seconds: float) -> None:
-  """Returns once no process on another host holds the lock; raises a UserError if one does."""
-  content = path.read_bytes()
-  holder = _holder(content)
+def outlive(read: Callable[[], bytes], place: object, stale_seconds: float) -> None:
+  """Returns once no process on another host holds a lock.
+
+  Args:
+    read: Gives what is written in the lock now.
+    place: What is locked, for messages.
+    stale_seconds: As in `locked`.
+
+  Raises:
+    UserError: One does.
+  """
+  content = read()
+  holder = holder_in(content)
   # The lock of a holder on this host would have been refused to us: it is dead.
   if holder is None or holder["host"] == socket.gethostname():
     return
   # A time to come is that of a clock that goes before ours: it says nothing.
   if time.time() - holder["beat"] < stale_seconds:
-    _say(f"waiting to see whether {_words(holder)} still holds {workdir}")
+    _say(f"waiting to see whether {words_of(holder)} still holds {place}")
     end = time.monotonic() + stale_seconds
     while time.monotonic() < end:
       time.sleep(stale_seconds / 60)
-      if path.read_bytes() != content:  # opened anew, or a network file system shows what it knew
-        raise _in_use(workdir, _holder(path.read_bytes()) or holder)
-  _say(f"{_words(holder)} held {workdir} and is gone: taken over")
+      if read() != content:  # opened anew, or a network file system shows what it knew
+        raise in_use(place, holder_in(read()) or holder)
+  _say(f"{words_of(holder)} held {place} and is gone: taken over")
 
 
 @contextlib.contextmanager
 def _beating(file: io.FileIO, beat_seconds: float) -> Iterator[None]:
   """Keeps a heartbeat in the file; at the end the file is empty."""
-  holder = {"process": os.getpid(), "host": socket.gethostname(), "started": int(time.time())}
+  holder = this_process()
   write = _writer(file, holder)
   file.truncate(0)
   write()
@@ -111,9 +120,9 @@ def _beating(file: io.FileIO, beat_seconds: float) -> Iterator[None]:
     while not ended.wait(beat_seconds):
       # A beat that a full or slow disk swallows is no reason to end a run.
       with contextlib.suppress(OSError):
-        other = _holder(os.pread(file.fileno(), 4096, 0))
+        other = holder_in(os.pread(file.fileno(), 4096, 0))
         if other and any(other[name] != value for name, value in holder.items()):
-          _say(f"{_words(other)} has taken over the workdir from this process, which was silent")
+          _say(f"{words_of(other)} has taken over the workdir from this process, which was silent")
           os._exit(1)  # At once: nothing more may be written there.
         write()
 
@@ -138,7 +147,12 @@ def _writer(file: io.FileIO, holder: dict[str, Any]) -> Callable[[], None]:
   return write
 
 
-def _holder(content: bytes) -> dict[str, Any] | None:
+def this_process() -> dict[str, Any]:
+  """This process as a holder, but for its beat."""
+  return {"process": os.getpid(), "host": socket.gethostname(), "started": int(time.time())}
+
+
+def holder_in(content: bytes) -> dict[str, Any] | None:
   """Whom the file names; None if it is empty, or nothing that this version wrote."""
   try:
     match json.loads(content):
@@ -149,14 +163,16 @@ def _holder(content: bytes) -> dict[str, Any] | None:
   return None
 
 
-def _in_use(workdir: pathlib.Path, holder: dict[str, Any] | None) -> UserError:
+def in_use(place: object, holder: dict[str, Any] | None) -> UserError:
+  """What a second process is told."""
   return UserError(
-    f"workdir {workdir} is in use by {_words(holder) if holder else 'another process'}: wait for "
+    f"workdir {place} is in use by {words_of(holder) if holder else 'another process'}: wait for "
     "it, stop it, or choose another --workdir"
   )
 
 
-def _words(holder: dict[str, Any]) -> str:
+def words_of(holder: dict[str, Any]) -> str:
+  """A holder, for messages."""
   started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["started"]))
   return f"process {holder['process']} on {holder['host']} (since {started})"
 

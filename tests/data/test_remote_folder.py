@@ -16,9 +16,10 @@ from resnet_jax.data import (
   StreamingConfig,
   open_dataset,
   prepared,
+  remote_filesystem,
+  remote_folder,
   training_batches,
 )
-from resnet_jax.data import remote_folder as remote_module
 from resnet_jax.data.dataset import fingerprint
 from resnet_jax.data.prepare import prepare
 from resnet_jax.data.remote_folder import RemoteFolder
@@ -44,7 +45,8 @@ def local(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, tmp_path):
-  monkeypatch.setattr(remote_module, "RETRY_SECONDS", (0.01, 0.01, 0.01))
+  for module in (remote_filesystem, remote_folder):
+    monkeypatch.setattr(module, "RETRY_SECONDS", (0.01, 0.01, 0.01))
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -293,9 +295,7 @@ def test_an_unknown_kind_of_address_or_one_that_needs_a_library_costs_a_message(
 def test_a_store_that_does_not_answer_costs_a_message():
   pytest.importorskip("fsspec")
   pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp, of resnet_jax[bucket]")
-  with pytest.raises(
-    UserError, match=r"cannot be listed .*check the address, the network"
-  ) as error:
+  with pytest.raises(UserError, match=r"does not answer .*check the address, the network") as error:
     RemoteFolder("http://127.0.0.1:9/data").names()
   assert "\n" not in str(error.value)
 

@@ -1,0 +1,217 @@
+"""A folder on this machine and one in a bucket, of which each can be made like the other.
+
+An object appears in a bucket as a whole, but objects cannot be renamed or appended to, and several
+do not change at once. So what belongs together is written in an order: a checkpoint is there once
+its `digests.json` is, which is sent last and deleted first.
+"""
+
+import contextlib
+import functools
+import json
+import pathlib
+import re
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from resnet_jax.data.remote_filesystem import answered, open_filesystem
+from resnet_jax.run import digests
+from resnet_jax.run.files import write_whole
+
+Wanted = Callable[[str], bool]
+
+# Names that a process writes under before it renames.
+_UNFINISHED = re.compile(r"(^|/)[^/]*(\.tmp|\.new)(/|$)")
+_SEALED = re.compile(rf"((?:.*/)?checkpoints/\d+)/{re.escape(digests.FILE)}$")
+_IN_CHECKPOINT = re.compile(r"((?:.*/)?checkpoints/\d+)/.")
+
+
+class Mirror:
+  """A folder here and one in a bucket.
+
+  What is known to be the same on both sides stands in a file beside the folder, so that only what
+  differs is sent or fetched. Methods may be called from any thread, and wait for each other.
+  """
+
+  def __init__(self, address: str, folder: pathlib.Path):
+    """Changes nothing yet.
+
+    Args:
+      address: `gs://bucket/folder` or whatever else fsspec writes to.
+      folder: The folder here, which need not exist.
+
+    Raises:
+      UserError: What fsspec needs for such addresses is not installed.
+    """
+    self.address, self.folder = address.rstrip("/"), folder
+    self._filesystem = open_filesystem(address)
+    self._root = str(self._filesystem._strip_protocol(self.address)).rstrip("/")
+    self._notes = folder.with_name(f"{folder.name}.mirror.json")
+    self._lock = threading.RLock()
+
+  def read(self, name: str) -> bytes:
+    """An object's content; empty if there is none.
+
+    Raises:
+      OSError: The store does not answer.
+    """
+    try:
+      return bytes(self._ask(lambda: self._filesystem.cat_file(self._path(name))))
+    except FileNotFoundError:
+      return b""
+
+  def write(self, name: str, content: bytes) -> None:
+    """Replaces an object; raises an OSError if the store does not answer."""
+    self._ask(lambda: self._filesystem.pipe_file(self._path(name), content))
+
+  @property
+  def note(self) -> str | None:
+    """What was noted last of this folder."""
+    return self._read_notes()["note"]
+
+  @note.setter
+  def note(self, value: str | None) -> None:
+    with self._lock:
+      self._write_notes(self._read_notes() | {"note": value})
+
+  def pull(self, wanted: Wanted, exactly: bool) -> None:
+    """Fetches what has changed in the bucket; checkpoints only if they are whole there.
+
+    Args:
+      wanted: Which names are looked at, on both sides.
+      exactly: Whether to delete what is here alone. What was there too, and is no more, is always.
+
+    Raises:
+      OSError: The store does not answer, or the disk is full.
+    """
+    with self._lock:
+      notes = self._read_notes()
+      known: dict[str, Any] = notes["files"]
+      there = {name: v for name, v in self._listing().items() if wanted(name)}
+      whole = {found[1] for name in there if (found := _SEALED.fullmatch(name))}
+      there = {
+        name: version
+        for name, version in there.items()
+        if not (found := _IN_CHECKPOINT.match(name)) or found[1] in whole
+      }
+      here = {name for name in self._local() if wanted(name)}
+      gone = {name for name in here - there.keys() if exactly or name in known}
+      for name in _in_order(gone, deleting=True):
+        (self.folder / name).unlink(missing_ok=True)
+        known.pop(name, None)
+      for name in _in_order(there):
+        path = self.folder / name
+        if name in here and known.get(name) == [there[name], *_state(path)]:
+          continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(path.name + ".new")
+        self._ask(functools.partial(self._filesystem.get_file, self._path(name), str(new)))
+        new.replace(path)
+        known[name] = [there[name], *_state(path)]
+        self._write_notes(notes)
+      self._write_notes(notes)
+    for folder in sorted(self.folder.rglob("*"), reverse=True):
+      if folder.is_dir():
+        with contextlib.suppress(OSError):
+          folder.rmdir()  # of which nothing is left
+
+  def push(self, wanted: Wanted) -> None:
+    """Sends what has changed here, and deletes there what is no more here.
+
+    Args:
+      wanted: Which names are looked at, on both sides.
+
+    Raises:
+      OSError: The store does not answer.
+    """
+    with self._lock:
+      notes = self._read_notes()
+      known: dict[str, Any] = notes["files"]
+      here = [name for name in self._local() if wanted(name) and not _UNFINISHED.search(name)]
+      for name in _in_order(here):
+        path = self.folder / name
+        try:
+          state = _state(path)
+          if name in known and known[name][1:] == state:
+            continue
+          # Read at once: what is appended meanwhile is sent the next time.
+          self._send(path, name)
+        except FileNotFoundError:  # It was deleted meanwhile, as old checkpoints are.
+          continue
+        known[name] = [self._version(name), *state]
+        self._write_notes(notes)
+      gone = [name for name in known if wanted(name) and not (self.folder / name).exists()]
+      for name in _in_order(gone, deleting=True):
+        with contextlib.suppress(FileNotFoundError):
+          self._ask(functools.partial(self._filesystem.rm_file, self._path(name)))
+        del known[name]
+        self._write_notes(notes)
+
+  def _send(self, path: pathlib.Path, name: str) -> None:
+    if _IN_CHECKPOINT.match(name):
+      if not path.exists():
+        raise FileNotFoundError(path)
+      self._ask(lambda: self._filesystem.put_file(str(path), self._path(name)))
+    else:
+      self.write(name, path.read_bytes())
+
+  def _local(self) -> list[str]:
+    paths = (path for path in self.folder.rglob("*") if path.is_file())
+    return [path.relative_to(self.folder).as_posix() for path in paths]
+
+  def _listing(self) -> dict[str, str]:
+    """What tells one content of an object from another, by its name."""
+    self._filesystem.invalidate_cache()
+    try:
+      found = self._ask(lambda: self._filesystem.find(self._root, detail=True))
+    except FileNotFoundError:
+      return {}
+    return {
+      str(path).removeprefix(f"{self._root}/"): _version_of(entry)
+      for path, entry in found.items()
+      if str(path).startswith(f"{self._root}/")
+    }
+
+  def _version(self, name: str) -> str:
+    self._filesystem.invalidate_cache()
+    return _version_of(self._ask(lambda: self._filesystem.info(self._path(name))))
+
+  def _path(self, name: str) -> str:
+    return f"{self._root}/{name}"
+
+  def _ask(self, ask: Callable[[], Any]) -> Any:
+    return answered(ask, self.address)
+
+  def _read_notes(self) -> dict[str, Any]:
+    try:
+      notes = json.loads(self._notes.read_bytes())
+      return {"note": notes["note"], "files": dict(notes["files"])}
+    except (OSError, ValueError, KeyError, TypeError):
+      return {"note": None, "files": {}}
+
+  def _write_notes(self, notes: dict[str, Any]) -> None:
+    self._notes.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(self._notes, json.dumps(notes).encode())
+
+
+def _in_order(names: Iterable[str], deleting: bool = False) -> list[str]:
+  """Records before the checkpoints that promise them; of a checkpoint, what seals it last."""
+
+  def key(name: str) -> tuple[int, str]:
+    return 2 if _SEALED.fullmatch(name) else 1 if _IN_CHECKPOINT.match(name) else 0, name
+
+  return sorted(names, key=key, reverse=deleting)
+
+
+def _state(path: pathlib.Path) -> list[int]:
+  stat = path.stat()
+  return [stat.st_size, stat.st_mtime_ns]
+
+
+def _version_of(entry: dict[str, Any]) -> str:
+  """What stores call it: a generation, or a hash; else when it was written."""
+  for name in ("generation", "ETag", "etag", "md5Hash"):
+    if entry.get(name):
+      return str(entry[name])
+  written = next((entry[n] for n in ("LastModified", "mtime", "created") if entry.get(n)), "")
+  return f"{entry.get('size')} bytes, {written}"

@@ -1,0 +1,92 @@
+"""One process at a time writes to a folder in a bucket, on whatever host it is.
+
+A bucket has no locks. The holder writes an object that says who it is, and every few seconds a new
+time: a heartbeat, which others watch. Two that begin at the same moment notice each other by the
+first beat at the latest, and the one that wrote last stays.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from resnet_jax.run.lock import (
+  BEAT_SECONDS,
+  STALE_SECONDS,
+  holder_in,
+  outlive,
+  this_process,
+  words_of,
+)
+from resnet_jax.run.mirror import Mirror
+
+OBJECT = "lock"
+
+
+def session_of(mirror: Mirror) -> str | None:
+  """Which of all holders was the last, whether it still is or not; None if there was none."""
+  return _parse(mirror.read(OBJECT)).get("session")
+
+
+@contextlib.contextmanager
+def held(
+  mirror: Mirror, beat_seconds: float = BEAT_SECONDS, stale_seconds: float = STALE_SECONDS
+) -> Iterator[str]:
+  """Holds a folder in a bucket; gives what this holder is known by.
+
+  Args:
+    mirror: The folder, of which this process holds the copy on this machine already.
+    beat_seconds: Time between two beats of the holder.
+    stale_seconds: A holder that has not beaten for so long is dead.
+
+  Raises:
+    UserError: Another process holds it.
+    OSError: The store does not answer.
+  """
+  outlive(lambda: mirror.read(OBJECT), mirror.address, stale_seconds)
+  session = uuid.uuid4().hex
+  holder = this_process() | {"session": session}
+
+  def write(**more: Any) -> None:
+    mirror.write(OBJECT, json.dumps(holder | more).encode())
+
+  write(beat=time.time())
+  ended = threading.Event()
+
+  def beat() -> None:
+    while not ended.wait(beat_seconds):
+      # A store that does not answer for a while is no reason to end a run.
+      with contextlib.suppress(OSError):
+        found = mirror.read(OBJECT)
+        if _parse(found).get("session") not in (session, None):
+          other = holder_in(found)
+          _say(f"{words_of(other) if other else 'another process'} has taken over {mirror.address}")
+          os._exit(1)  # At once: nothing more may be written there.
+        write(beat=time.time())
+
+  thread = threading.Thread(target=beat, daemon=True)
+  thread.start()
+  try:
+    yield session
+  finally:
+    ended.set()
+    thread.join()
+    with contextlib.suppress(OSError):  # Then it is stale after a while.
+      write()  # without a beat: nobody's
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+  try:
+    values = json.loads(content)
+  except ValueError:
+    return {}
+  return values if isinstance(values, dict) else {}
+
+
+def _say(line: str) -> None:
+  print(f"resnet-jax: {line}", file=sys.stderr, flush=True)
