@@ -210,7 +210,7 @@ def _queue() -> dict[str, tuple[int, str]]:
   command = [SKY, "jobs", "queue", "--all", "--output", "json"]
   asked = subprocess.run(command, capture_output=True, text=True, check=False)
   if asked.returncode:
-    said = asked.stderr + asked.stdout
+    said = asked.stdout + asked.stderr
     if _NOTHING_QUEUED in said:
       return {}
     last = next((line for line in reversed(said.splitlines()) if line.strip()), "no message")
@@ -219,7 +219,9 @@ def _queue() -> dict[str, tuple[int, str]]:
       f"{asked.returncode} ({last.strip()}). It takes SkyPilot 0.12 or later"
     )
   try:
-    jobs: list[dict[str, Any]] = json.loads(asked.stdout)
+    # SkyPilot may say before that it starts its server.
+    begin = re.search(r"^\[", asked.stdout, re.MULTILINE)
+    jobs: list[dict[str, Any]] = json.loads(asked.stdout[begin.start() if begin else 0 :])
     numbered = sorted((int(job["job_id"]), job["job_name"], str(job["status"])) for job in jobs)
   except (ValueError, KeyError, TypeError):
     raise UserError(
@@ -241,10 +243,10 @@ def _warnings(jobs: Sequence[Job]) -> list[str]:
   workdir = _argument(jobs[0], "--workdir")
   if _is_address(workdir):
     return []
-  folder = shlex.quote(os.path.dirname(workdir))
-  return [
-    f"{folder} has to be a file system that every host mounts there and that outlives it: a bucket "
-    "(gs://…) needs no mounting"
+  folder = os.path.dirname(workdir)
+  return [  # One line each, as comments of a script too.
+    f"{folder!r} has to be a file system that every host mounts there and that outlives it: a "
+    "bucket (gs://…) needs no mounting"
   ]
 
 
