@@ -6,17 +6,22 @@ import os
 import pathlib
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
+import yaml
 
 from resnet_jax.run.lock import locked
+from resnet_jax.run.records import read_records
 
 # The last flag of a name counts.
 ONE_DEVICE = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
 FIELDS = '"model.stage_sizes": (1, 1, 1), "model.width": 4, "batch_size": 32, "seed": s'
+SEVERAL = ("--launcher", "commands", "--processes", "2")
+SKY = ("--launcher", "skypilot", "--accelerator", "v5e-64", "--setup", "true")
 LENGTHS = '"length": "40 steps", "log_every": "5 steps", "evaluate_every": "20 steps"'
 
 
@@ -72,6 +77,26 @@ def test_a_dry_run_prints_what_would_be_run_and_writes_nothing(file, tmp_path, c
   assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_dry_run_of_skypilot_prints_every_task_and_needs_no_skypilot(
+  file, tmp_path, call_here, monkeypatch
+):
+  monkeypatch.setenv("PATH", str(tmp_path))
+  workdir = tmp_path / "a dir; $x"
+  arguments = ("sweep", file, "--workdir", workdir, "--dry-run", "--config.seed=9")
+  status, _, err = call_here(*arguments, *SKY)
+  assert (status, "--config.seed" in err) == (2, True)
+  monkeypatch.chdir(tmp_path)
+  status, out, err = call_here(*arguments[:1], file.name, *arguments[2:-1], *SKY, "--spot")
+  assert (status, err) == (0, "")
+  tasks = [part.split("\nEND_OF_TASK\n")[0] for part in out.split(" << 'END_OF_TASK'\n")[1:]]
+  assert [yaml.safe_load(task)["resources"]["use_spot"] for task in tasks] == [True] * 6
+  _, plain, _ = call_here(*arguments[:-1], "--launcher", "commands")
+  for task, line in zip(tasks, plain.splitlines(), strict=True):
+    assert yaml.safe_load(task)["run"].splitlines()[-1] == f"exec {line} --distributed"
+  assert out.count("sky jobs launch --yes --detach-run --name") == 6
+  assert list(tmp_path.iterdir()) == [file]
+
+
 def test_commands_are_printed_and_the_sweep_is_recorded(file, tmp_path, call_here):
   workdir = tmp_path / "W"
   arguments = (
@@ -107,6 +132,15 @@ def test_commands_are_printed_and_the_sweep_is_recorded(file, tmp_path, call_her
     (["FILE", "--workdir", "W", "--retries", "-1"], "from 0"),
     (["FILE", "--workdir", "W", "--tpu", "pod"], "--tpu does not belong to --launcher local"),
     (["FILE", "--workdir", "W", "--launcher", "commands", "--zone", "Z"], "--zone belongs to"),
+    (["FILE", "--workdir", "W", "--launcher", "commands", "--processes", "2"], "given together"),
+    (["FILE", "--workdir", "W", *SEVERAL, "--coordinator", "host"], "expected HOST:PORT"),
+    (["FILE", "--workdir", "W", *SEVERAL, "--coordinator", "h:1", "--tpu", "T"], "leave out"),
+    (["FILE", "--workdir", "W", "--processes", "2"], "does not belong to --launcher local"),
+    (["FILE", "--workdir", "W", "--spot"], "--spot does not belong to --launcher local"),
+    (["FILE", "--workdir", "W", *SKY[:2]], "needs --accelerator"),
+    (["FILE", "--workdir", "W", *SKY[:2], "--accelerator", "v5-64"], "v5e-64"),
+    (["FILE", "--workdir", "W", *SKY, "--dry-run", "--parallel", "2"], "does not belong"),
+    (["FILE", "--workdir", "W", *SKY], "the program sky is not on the PATH"),
     (["FILE", "--workdir", "W", "--steps=3"], "--steps"),
     (["FILE", "--workdir", "W", "--config.epochs=3"], "epochs"),
     (["FILE", "--workdir", "W", "--config.seed=3"], "--config.seed"),
@@ -114,8 +148,9 @@ def test_commands_are_printed_and_the_sweep_is_recorded(file, tmp_path, call_her
   ],
 )
 def test_a_mistake_costs_a_short_message_exit_code_2_and_nothing_is_written(
-  arguments, word, file, tmp_path, call_here
+  arguments, word, file, tmp_path, call_here, monkeypatch
 ):
+  monkeypatch.setenv("PATH", str(tmp_path))
   places = {"FILE": file, "W": tmp_path / "W"}
   status, out, err = call_here("sweep", *(places.get(a, a) for a in arguments))
   assert (status, out) == (2, "")
@@ -206,3 +241,86 @@ def test_a_sweep_that_is_told_to_stop_saves_its_runs_and_ends_with_75(file, tmp_
   assert saved
   assert all("resumed after step" in path.read_text() for path in saved)
   assert {row["state"] for row in rows(workdir)} == {"finished"}
+
+
+def run_lines(lines, folder: pathlib.Path) -> list[subprocess.Popen]:
+  """Each as a shell has it, at the same time, with a program `resnet-jax` on the path."""
+  program = folder / "bin" / "resnet-jax"
+  program.parent.mkdir(exist_ok=True)
+  program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m resnet_jax "$@"\n')
+  program.chmod(0o755)
+  path = {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "JAX_PLATFORMS": "cpu"}
+  return [
+    subprocess.Popen(
+      ["sh", "-c", f"exec {line}"],  # Or a signal would end the shell alone.
+      env=os.environ | ONE_DEVICE | path,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for line in lines
+  ]
+
+
+def outcome(processes, seconds: float = 120) -> tuple[list[int], list[str]]:
+  """Statuses and output; none is left behind."""
+  try:
+    said = [process.communicate(timeout=seconds)[0] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  return [process.returncode for process in processes], said
+
+
+def wait_for_checkpoint(run: pathlib.Path, step: int, processes) -> int:
+  """Until one of this step or a later one is there; gives which."""
+  end = time.monotonic() + 120
+  while True:
+    saved = [int(path.name) for path in run.glob("checkpoints/*") if path.name.isdecimal()]
+    if max(saved, default=0) >= step:
+      return max(saved)
+    assert all(process.poll() is None for process in processes), outcome(processes)
+    assert time.monotonic() < end
+    time.sleep(0.005)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+  ("number", "statuses"), [(signal.SIGTERM, {75}), (signal.SIGKILL, {-signal.SIGKILL, 1})]
+)
+def test_the_lines_for_two_processes_train_stop_resume_and_finish_a_run(
+  number, statuses, tmp_path, call_here
+):
+  file = write(tmp_path, "range(2)", ', "length": "240 steps", "evaluate_every": "120 steps"')
+  workdir = tmp_path / "a dir"
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  arguments = (file, "--workdir", workdir, *SEVERAL, "--coordinator", address)
+  saving = "--config.checkpoint.every=10 steps"
+  status, out, err = call_here("sweep", *arguments, saving)
+  assert (status, err, len(out.splitlines())) == (0, "", 4)
+  lines, run = out.splitlines()[2:], workdir / "001"
+  assert [shlex.split(line)[-1] for line in lines] == ["0", "1"]
+  assert all("--config.seed=1" in line for line in lines)
+
+  processes = run_lines(lines, tmp_path)
+  wait_for_checkpoint(run, 10, processes)
+  processes[1].send_signal(number)
+  got, said = outcome(processes)
+  assert set(got) <= statuses, said
+  saved = wait_for_checkpoint(run, 10, [])
+  assert saved < 240
+
+  got, said = outcome(run_lines(lines, tmp_path))
+  assert got == [0, 0], said
+  assert "resumed after step" in said[0]
+  steps = [record["step"] for record in read_records(run) if record["split"] == "train"]
+  assert steps == list(range(5, 241, 5))
+  (last,) = [r for r in read_records(run) if (r["step"], r["split"]) == (240, "validation")]
+  status, out, err = call_here("evaluate", "--workdir", run, "--json")
+  assert status == 0, err
+  assert json.loads(out.splitlines()[-1])["accuracy"] == pytest.approx(last["accuracy"])
+  # What is finished is not printed again.
+  status, out, err = call_here("sweep", *arguments, saving)
+  assert (status, len(out.splitlines())) == (0, 2)

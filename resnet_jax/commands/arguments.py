@@ -147,12 +147,17 @@ def join_processes(options: argparse.Namespace) -> None:
         f"--process {options.process}: of {options.processes} processes the last is "
         f"{options.processes - 1}"
       )
-    if not re.fullmatch(r".+:\d+", options.coordinator):
-      options.parser.error(f"--coordinator {options.coordinator}: expected HOST:PORT")
+    check_coordinator(options)
   if options.distributed or options.coordinator:
     from resnet_jax import processes
 
     processes.join(*explicit)
+
+
+def check_coordinator(options: argparse.Namespace) -> None:
+  """Exits unless a coordinator is a host and a port."""
+  if not re.fullmatch(r".+:\d+", options.coordinator):
+    options.parser.error(f"--coordinator {options.coordinator}: expected HOST:PORT")
 
 
 def _index(text: str) -> int:

@@ -5,7 +5,13 @@ import contextlib
 import sys
 from typing import Any
 
-from resnet_jax.commands.arguments import add_command, directory, only_fields, positive
+from resnet_jax.commands.arguments import (
+  add_command,
+  check_coordinator,
+  directory,
+  only_fields,
+  positive,
+)
 from resnet_jax.commands.process import EXIT_PREEMPTED, Stops, keep_to_cpu
 
 _EPILOG = """\
@@ -20,6 +26,7 @@ A sweep file names an experiment and yields how each run differs:
   resnet-jax sweep FILE --workdir runs/rates                    # one after another
   resnet-jax sweep FILE --workdir runs/rates --parallel 2       # two at a time
   resnet-jax sweep FILE --workdir runs/rates --launcher commands > jobs.sh
+  resnet-jax sweep FILE --workdir gs://BUCKET/rates --launcher skypilot --accelerator v5e-64
 
 All runs are checked before the first starts. Killed, or with runs that failed: the same command
 goes on; what is finished is not done again. Status: 0 all finished, 1 some failed, 2 a mistake of
@@ -29,7 +36,8 @@ yours, 75 stopped by SIGINT or SIGTERM and saved.
 # Which options belong to which launcher.
 _OPTIONS = {
   "local": ("parallel", "retries"),
-  "commands": ("tpu", "zone"),
+  "commands": ("tpu", "zone", "processes", "coordinator"),
+  "skypilot": ("accelerator", "spot", "retries", "setup", "region", "zone"),
 }
 
 
@@ -49,7 +57,7 @@ def add(commands: Any) -> None:
   parser.add_argument(
     "file",
     metavar="FILE",
-    help="a Python file with sweep(), or a built-in sweep (digits, cifar10_table6)",
+    help="a Python file with sweep(), or a built-in sweep (digits, cifar10_table6, imagenet_lars)",
   )
   parser.add_argument(
     "--workdir", metavar="DIR", type=directory, required=True, help="the sweep's directory"
@@ -58,7 +66,8 @@ def add(commands: Any) -> None:
     "--launcher",
     choices=tuple(_OPTIONS),
     default="local",
-    help="run them on this machine, or print a command for each, for any scheduler",
+    help="run them on this machine, print a command for each, for any scheduler, or submit each to "
+    "SkyPilot, for slices of TPUs",
   )
   parser.add_argument(
     "--dry-run", action="store_true", help="check all, print what would be run, write nothing"
@@ -70,17 +79,40 @@ def add(commands: Any) -> None:
     type=positive,
     help="runs at a time, among which GPUs or cores are divided; default: one a GPU, or one",
   )
-  local.add_argument(
+  retried = parser.add_argument_group("local and skypilot")
+  retried.add_argument(
     "--retries",
     metavar="N",
     type=_count,
-    help="how often a run that was pre-empted or failed is started again; default: 2",
+    help="how often a run that failed is started again (locally one that was pre-empted too, which "
+    "SkyPilot always does); default: 2",
   )
   commands_group = parser.add_argument_group("commands")
   commands_group.add_argument(
     "--tpu", metavar="NAME", help="print gcloud commands for all hosts of this TPU VM"
   )
-  commands_group.add_argument("--zone", metavar="Z", help="its zone")
+  commands_group.add_argument(
+    "--processes", metavar="N", type=positive, help="print N commands a run, which train together"
+  )
+  commands_group.add_argument(
+    "--coordinator", metavar="HOST:PORT", help="where the first of them listens, as all see it"
+  )
+  sky = parser.add_argument_group("skypilot", "Each run is a managed job with hosts of its own.")
+  sky.add_argument(
+    "--accelerator", metavar="NAME", help="what each is trained on: v5e-64, v4-8, H100:8"
+  )
+  sky.add_argument(
+    "--spot", action="store_true", default=None, help="what is cheaper and may be taken away"
+  )
+  sky.add_argument(
+    "--setup",
+    metavar="COMMAND",
+    help="installs resnet-jax on a host, in a copy of the current directory, which by default is "
+    "installed itself",
+  )
+  sky.add_argument("--region", metavar="R", help="where; default: wherever there is one")
+  place = parser.add_argument_group("commands and skypilot")
+  place.add_argument("--zone", metavar="Z", help="the zone: of --tpu, or of what SkyPilot starts")
 
 
 def execute(options: argparse.Namespace, rest: list[str]) -> int:
@@ -94,8 +126,8 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
 
   stops = Stops()
   launcher = _launcher(options, stops)
-  prints = options.launcher == "commands"
-  sweep = Sweep(options.file, options.workdir, rest, needs_data=not prints)
+  here = options.launcher == "local"
+  sweep = Sweep(options.file, options.workdir, rest, needs_data=here)
   if options.dry_run:
     print("\n".join(launcher.lines(sweep.jobs)))
     return 0
@@ -104,10 +136,10 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
     with stops:
       ending = launcher.launch(sweep.jobs)
     summary = write_outcome(options.workdir, sweep.jobs, ending.failures)
-  if not prints:
+  if here:
     print(f"\n{summary}")
-  elif any(job.workdir.exists() for job in sweep.jobs):
-    print(summary, file=sys.stderr)  # Standard output is the commands alone.
+  elif ending.failures or any(job.workdir.exists() for job in sweep.jobs):
+    print(summary, file=sys.stderr)  # Standard output is what was started alone.
   if ending.interrupted:
     print("resnet-jax: stopped; run the same command to go on", file=sys.stderr)
     return EXIT_PREEMPTED
@@ -119,19 +151,48 @@ def _check(options: argparse.Namespace) -> None:
   for name in {name for names in _OPTIONS.values() for name in names}:
     if getattr(options, name) is not None and name not in _OPTIONS[options.launcher]:
       options.parser.error(f"--{name} does not belong to --launcher {options.launcher}")
-  if options.zone and not options.tpu:
-    options.parser.error("--zone belongs to --tpu")
+  if options.launcher == "commands":
+    if options.zone and not options.tpu:
+      options.parser.error("--zone belongs to --tpu")
+    if (options.processes is None) != (options.coordinator is None):
+      options.parser.error("--processes and --coordinator are given together")
+    if options.processes and options.tpu:
+      options.parser.error(
+        "--tpu starts a process on each host, which find each other: leave out "
+        "--processes and --coordinator"
+      )
+    if options.coordinator is not None:
+      check_coordinator(options)
+  if options.launcher == "skypilot" and not options.accelerator:
+    options.parser.error("--launcher skypilot needs --accelerator, such as v5e-64")
 
 
 def _launcher(options: argparse.Namespace, stops: Stops) -> Any:
   if options.launcher == "commands":
     from resnet_jax.launch.commands import Commands
 
-    return Commands(options.tpu, options.zone)
+    return Commands(options.tpu, options.zone, options.processes, options.coordinator)
+  retries = 2 if options.retries is None else options.retries
+  if options.launcher == "skypilot":
+    from resnet_jax.launch.accelerators import parse_accelerator
+    from resnet_jax.launch.skypilot import SkyPilot, require_skypilot
+
+    accelerator = parse_accelerator(options.accelerator)
+    if not options.dry_run:
+      require_skypilot()
+    return SkyPilot(
+      options.workdir / "skypilot",
+      accelerator,
+      spot=bool(options.spot),
+      retries=retries,
+      setup=options.setup,
+      region=options.region,
+      zone=options.zone,
+      stops=stops,
+    )
   from resnet_jax.launch.local import Local
   from resnet_jax.launch.slots import split_machine
 
-  retries = 2 if options.retries is None else options.retries
   return Local(split_machine(options.parallel), retries, stops)
 
 

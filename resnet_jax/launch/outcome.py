@@ -83,12 +83,10 @@ def write_outcome(directory: pathlib.Path, jobs: Sequence[Job], failures: Mappin
   lines = [_table(rows, fields), "", f"Summary: {places}"]
   for row in rows:
     if row.note:
-      lines.append(f"run {row.job.name} failed with {row.note} (all of it: {_log(row.job)})")
+      log = row.job.workdir / "log.txt"  # of those that ran here
+      more = f" (all of it: {log})" if log.exists() else ""
+      lines.append(f"run {row.job.name} failed with {row.note}{more}")
   return "\n".join(lines)
-
-
-def _log(job: Job) -> pathlib.Path:
-  return job.workdir / "log.txt"
 
 
 def _row(job: Job, failures: Mapping[str, str]) -> _Row:

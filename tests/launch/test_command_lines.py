@@ -83,6 +83,16 @@ def test_through_gcloud_and_the_shell_of_a_tpu_s_hosts_neither(word, shell):
 
 
 @pytest.mark.parametrize("word", NASTY)
+def test_in_the_lines_for_several_processes_neither(word, shell):
+  run = job(word)
+  lines = Commands(processes=3, coordinator=f"host {word}:1234").lines([run, run])
+  assert len(lines) == 6
+  for index, line in enumerate(lines):
+    several = ["--coordinator", f"host {word}:1234", "--processes", "3", "--process"]
+    assert shell(line) == [*run.arguments, *several, str(index % 3)]
+
+
+@pytest.mark.parametrize("word", NASTY)
 def test_a_dry_run_of_local_prints_the_command_that_is_run(word, shell, tmp_path):
   run = job(word)
   lines = Local(program=["resnet-jax"]).lines([run])

@@ -48,7 +48,12 @@ def test_the_summary_has_every_run_the_best_first_and_the_failed_with_what_they_
   assert lines[0].split()[:5] == ["run", "learning_rate", "shortcut", "seed", "state"]
   assert [line.split()[0] for line in lines[1:5]] == ["000", "002", "001", "003"]
   assert "10.00 %" in lines[1]
-  assert "run 003 failed with status 2: it diverged (all of it: " in text
+  assert "run 003 failed with status 2: it diverged\n" in f"{text}\n"
+  log = tmp_path / "003" / "log.txt"
+  log.parent.mkdir(exist_ok=True)
+  log.write_text("it diverged\n")
+  text = write_outcome(tmp_path, jobs, {"003": "status 2: it diverged"})
+  assert f"run 003 failed with status 2: it diverged (all of it: {log})" in text
   rows = list(csv.DictReader(io.StringIO((tmp_path / "summary.csv").read_text())))
   assert [row["run"] for row in rows] == ["000", "002", "001", "003"]
   assert [row["state"] for row in rows] == ["finished", "finished", "unfinished", "failed"]

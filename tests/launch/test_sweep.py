@@ -74,7 +74,7 @@ def test_draws_of_numpy_are_plain_numbers(write):
 
 
 def test_every_built_in_sweep_passes_its_checks(tmp_path):
-  assert {"cifar10_table6", "digits"} <= set(built_in_sweeps())
+  assert {"cifar10_table6", "digits", "imagenet_lars"} <= set(built_in_sweeps())
   assert len(Sweep("digits", tmp_path).jobs) == 6
   data = ["--config.data.data_dir=/nowhere"]
   table = Sweep("cifar10_table6", tmp_path, data, needs_data=False)
@@ -83,6 +83,10 @@ def test_every_built_in_sweep_passes_its_checks(tmp_path):
   assert {job.steps for job in table.jobs} == {None}
   with pytest.raises(UserError, match=r"run 1 of 25 \(000\).*resnet-jax prepare cifar10"):
     Sweep("cifar10_table6", tmp_path, data)
+  large = Sweep("imagenet_lars", tmp_path, data, needs_data=False)
+  assert len(large.jobs) == 12
+  assert large.jobs[2].shown == {"optimizer.learning_rate": 29.0, "optimizer.weight_decay": 1e-4}
+  assert "--config.accumulate=4" in large.jobs[2].arguments
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,11 @@ def test_the_argument_after_the_colon_reaches_get_config():
   assert load_config("imagenet:resnet18", Config).model.name == "resnet18"
   assert load_config("imagenet:resnet18", Config).schedule.kind == "stepwise"
   assert load_config("imagenet:resnet18,plateau", Config).schedule.kind == "plateau"
+  large = load_config("imagenet:resnet50,lars", Config)
+  assert (large.batch_size, large.bn_group, large.optimizer.name) == (32768, 64, "lars")
+  assert large.model.overrides == {"dtype": "bfloat16", "stride_in": "3x3"}
+  with pytest.raises(UserError, match="lars and plateau exclude each other"):
+    load_config("imagenet:resnet50,lars,plateau", Config)
 
 
 def test_of_the_cifar_networks_resnet110_alone_is_warmed_up_as_in_the_paper():

@@ -1,0 +1,31 @@
+"""Rate and weight decay of LARS: ResNet-50 on ImageNet, batches of 32,768 on a slice v5e-64.
+
+  resnet-jax sweep imagenet_lars --workdir gs://BUCKET/lars --launcher skypilot --accelerator v5e-64
+    --config.data.data_dir=gs://BUCKET/tensorflow_datasets --config.data.streaming.shuffle_block=16
+
+in one line. The recipe is `imagenet:resnet50,lars`, which says where its numbers are from. Around
+them: its rate, 29, and lower and higher ones in steps of 4 (MLPerf's for half the batch is 25); its
+weight decay, 1e-4, half and twice that (MLPerf's for smaller batches is 2e-4).
+
+A chip has 512 images. Convolutions and norms leave 21 million numbers an image for the backward
+pass, 42 MB in bfloat16 and 22 GB for all, where a chip has 16 GB: so a step takes four parts of 128
+images, 5.4 GB. That is counted, not measured.
+
+Not run yet.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+config = "imagenet:resnet50,lars"
+
+
+def sweep() -> Iterator[dict[str, Any]]:
+  """Four rates, three weight decays each; the recipe's own decay first."""
+  for decay, rate in itertools.product((1e-4, 5e-5, 2e-4), (21.0, 25.0, 29.0, 33.0)):
+    yield {
+      "optimizer.learning_rate": rate,
+      "optimizer.weight_decay": decay,
+      "accumulate": 4,
+    }
