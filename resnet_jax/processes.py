@@ -93,11 +93,6 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def count() -> int:
-  """How many processes there are."""
-  return jax.process_count()
-
-
 def from_first(value: int) -> int:
   """The first process's value, in every process; all have to call it, in the same order."""
   if jax.process_count() == 1:

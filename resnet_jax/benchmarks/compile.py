@@ -95,8 +95,9 @@ def run_compile_benchmark(
     What is known of the slice and the step, of a device unless a name says otherwise:
     `collectives` (kind, count, bytes), `flops`, `bytes_accessed`, `argument_bytes`,
     `temporary_bytes`, `code_bytes`, `memory_bytes` of all three, `device_memory_bytes`, `fits`;
-    `compile_seconds` of the unrolled and the scanned layout; `largest_batch_per_device` and
-    `largest_batch_size`. None stands for what was not asked for, or has no answer.
+    `layouts`, which for unrolled and for scanned blocks has `fits`, `compile_seconds` and
+    `memory_bytes`; `largest_batch_per_device` and `largest_batch_size`. None stands for what was
+    not asked for, or has no answer.
 
   Raises:
     UserError: The config is wrong for the slice, its sizes are not known without its data, or the
@@ -112,20 +113,14 @@ def run_compile_benchmark(
     f"{config.model.name}, batch {config.batch_size:,} on {len(target.devices)} x {target.kind} "
     f"({target.name}, {target.hosts} hosts): {share} a device, {config.parallel}"
   )
-  compiled, why = None, ""
-  try:
-    compiled = compile_config(config)
-    for line in _lines(compiled, target):
-      say(line)
-  except DoesNotFitError as error:
-    why = str(error)
-    say(f"does not fit: {why}")
-  seconds = {_layout(config): compiled.seconds if compiled else None}
-  if benchmark.layouts and compiled and (other := _other_layout(run)):
-    seconds[_layout(other)] = compile_config(other).seconds
-  for layout, time_taken in seconds.items():
-    if time_taken is not None:
-      say(f"compiled {layout} in {time_taken:.1f} s")
+  layouts = {_layout(config): _attempt(compile_config, config)}
+  if benchmark.layouts and (other := _other_layout(run)):
+    layouts[_layout(other)] = _attempt(compile_config, other)
+  compiled = layouts[_layout(config)]
+  for line in _lines(compiled, target) if isinstance(compiled, Compiled) else ():
+    say(line)
+  for name, found in layouts.items():
+    say(f"{name} blocks: {_summary(found)}")
   largest = None
   if benchmark.search:
     largest = _search(config, len(target.devices), compiled, target.memory, compile_config, say)
@@ -139,13 +134,10 @@ def run_compile_benchmark(
     "hosts": target.hosts,
     "batch_size": config.batch_size,
     "batch_per_device": share,
-    "fits": compiled is not None,
+    "fits": isinstance(compiled, Compiled),
     "device_memory_bytes": target.memory,
     **_figures(compiled),
-    "compile_seconds": {
-      name: None if time_taken is None else round(time_taken, 1)
-      for name, time_taken in seconds.items()
-    },
+    "layouts": {name: _layout_figures(found) for name, found in layouts.items()},
     "largest_batch_per_device": largest,
     "largest_batch_size": None if largest is None else largest * len(target.devices),
   }
@@ -199,10 +191,23 @@ def _compile(config: Config, dataset: Dataset, target: Slice) -> Compiled:
   )
 
 
+def _attempt(compile_config: Callable[[Config], Compiled], config: Config) -> Compiled | str:
+  """What the compiler says; of what does not fit, why."""
+  try:
+    return compile_config(config)
+  except DoesNotFitError as error:
+    return str(error)
+
+
 def _excess(message: str) -> str:
   """What the compiler says of the memory that is missing, in a few words."""
-  found = re.search(r"Used (\S+) of (\S+) hbm", message)
-  return f"it takes {found[1]} of {found[2]}" if found else message.splitlines()[0]
+  for words in (
+    r"temporaries \((\S+)\) exceeds available HBM \((\S+)\)",
+    r"Used (\S+) of (\S+) hbm",
+  ):
+    if found := re.search(words, message):
+      return f"it takes {found[1]} of {found[2]}"
+  return message.splitlines()[0]
 
 
 def _layout(config: Config) -> str:
@@ -221,7 +226,7 @@ def _other_layout(run: Run) -> Config | None:
 def _search(
   config: Config,
   count: int,
-  compiled: Compiled | None,
+  compiled: Compiled | str,
   memory: int,
   compile_config: Callable[[Config], Compiled],
   say: Callable[[str], None],
@@ -232,15 +237,12 @@ def _search(
 
   def attempt(units: int) -> int | None:
     if units * unit == share:
-      return compiled.memory if compiled else None
-    trial = dataclasses.replace(config, batch_size=units * unit * count)
-    try:
-      taken = compile_config(trial).memory
-    except DoesNotFitError as error:
-      say(f"{units * unit} a device do not fit: {error}")
-      return None
-    say(f"{units * unit} a device fit, with {taken / _GIB:.2f} GiB")
-    return taken
+      found = compiled
+    else:
+      trial = dataclasses.replace(config, batch_size=units * unit * count)
+      found = _attempt(compile_config, trial)
+      say(f"{units * unit} a device: {_summary(found)}")
+    return found.memory if isinstance(found, Compiled) else None
 
   return largest_fitting(attempt, memory, max(1, share // unit)) * unit or None
 
@@ -301,8 +303,24 @@ def _lines(compiled: Compiled, target: Slice) -> Iterator[str]:
   )
 
 
-def _figures(compiled: Compiled | None) -> dict[str, Any]:
-  if compiled is None:
+def _summary(found: Compiled | str) -> str:
+  if isinstance(found, str):
+    return f"does not fit: {found}"
+  return f"{found.memory / _GIB:.2f} GiB, compiled in {found.seconds:.0f} s"
+
+
+def _layout_figures(found: Compiled | str) -> dict[str, Any]:
+  if isinstance(found, str):
+    return {"fits": False, "compile_seconds": None, "memory_bytes": None}
+  return {
+    "fits": True,
+    "compile_seconds": round(found.seconds, 1),
+    "memory_bytes": found.memory,
+  }
+
+
+def _figures(compiled: Compiled | str) -> dict[str, Any]:
+  if isinstance(compiled, str):
     names = ("flops", "bytes_accessed", "argument_bytes", "temporary_bytes", "code_bytes")
     return {"collectives": None, **dict.fromkeys(names), "memory_bytes": None}
   return {

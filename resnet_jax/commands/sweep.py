@@ -2,13 +2,14 @@
 
 import argparse
 import contextlib
+import pathlib
 import sys
 from typing import Any
 
 from resnet_jax.commands.arguments import (
   add_command,
   check_coordinator,
-  directory,
+  location,
   only_fields,
   positive,
 )
@@ -60,7 +61,11 @@ def add(commands: Any) -> None:
     help="a Python file with sweep(), or a built-in sweep (digits, cifar10_table6, imagenet_lars)",
   )
   parser.add_argument(
-    "--workdir", metavar="DIR", type=directory, required=True, help="the sweep's directory"
+    "--workdir",
+    metavar="DIR",
+    type=location,
+    required=True,
+    help="the sweep's directory, or gs://… in a bucket",
   )
   parser.add_argument(
     "--launcher",
@@ -122,20 +127,23 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   keep_to_cpu()
   from resnet_jax.launch.outcome import write_outcome
   from resnet_jax.launch.sweep import Sweep
-  from resnet_jax.run.lock import locked
+  from resnet_jax.run.location import open_location
 
   stops = Stops()
-  launcher = _launcher(options, stops)
+  location = open_location(options.workdir, sweep=True)
+  launcher = _launcher(options, location.path, stops)
   here = options.launcher == "local"
-  sweep = Sweep(options.file, options.workdir, rest, needs_data=here)
+  location.fetch()
+  sweep = Sweep(options.file, location, rest, needs_data=here)
   if options.dry_run:
     print("\n".join(launcher.lines(sweep.jobs)))
     return 0
-  with locked(options.workdir):
+  with location.held():
     sweep.claim()
     with stops:
       ending = launcher.launch(sweep.jobs)
-    summary = write_outcome(options.workdir, sweep.jobs, ending.failures)
+    location.fetch()
+    summary = write_outcome(location.path, sweep.jobs, ending.failures)
   if here:
     print(f"\n{summary}")
   elif ending.failures or any(job.workdir.exists() for job in sweep.jobs):
@@ -167,7 +175,7 @@ def _check(options: argparse.Namespace) -> None:
     options.parser.error("--launcher skypilot needs --accelerator, such as v5e-64")
 
 
-def _launcher(options: argparse.Namespace, stops: Stops) -> Any:
+def _launcher(options: argparse.Namespace, directory: pathlib.Path, stops: Stops) -> Any:
   if options.launcher == "commands":
     from resnet_jax.launch.commands import Commands
 
@@ -181,7 +189,7 @@ def _launcher(options: argparse.Namespace, stops: Stops) -> Any:
     if not options.dry_run:
       require_skypilot()
     return SkyPilot(
-      options.workdir / "skypilot",
+      directory / "skypilot",
       accelerator,
       spot=bool(options.spot),
       retries=retries,

@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import pathlib
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from resnet_jax.commands.arguments import (
   add_command,
@@ -13,6 +15,9 @@ from resnet_jax.commands.arguments import (
   only_fields,
 )
 from resnet_jax.commands.process import EXIT_PREEMPTED, Preempted, configure_jax
+
+if TYPE_CHECKING:
+  from resnet_jax.run.location import Location
 
 
 def add(commands: Any) -> None:
@@ -71,10 +76,9 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
 def _train(options: argparse.Namespace, config: Any, preempted: Preempted) -> int:
   from resnet_jax import processes
   from resnet_jax.run.config import to_json
-  from resnet_jax.run.environment import record_environment
   from resnet_jax.run.location import open_location
   from resnet_jax.run.wandb import require_wandb
-  from resnet_jax.run.workdir import check_claim, claim
+  from resnet_jax.run.workdir import check_claim
   from resnet_jax.training.build import build_run
   from resnet_jax.training.config import changeable
   from resnet_jax.training.dry_run import describe_run
@@ -85,11 +89,7 @@ def _train(options: argparse.Namespace, config: Any, preempted: Preempted) -> in
     processes.require_equal("config", to_json(config))
     run = build_run(config)
     location = open_location(options.workdir)
-  workdir = location.path
-  for first in (True, False):  # On one host the others find what the first has fetched.
-    with processes.together():
-      if processes.is_first() is first:
-        location.fetch()
+  workdir = _fetch(location)
   start = require_initial_weights(run, workdir)
   changed = {}
   with processes.together():
@@ -110,15 +110,10 @@ def _train(options: argparse.Namespace, config: Any, preempted: Preempted) -> in
         if config.wandb_project:
           require_wandb()
         stack.enter_context(location.held())
-        claim(workdir, config, changeable(config))
-        for name, (before, after) in changed.items():
-          print(f"goes on with {name}={after!r} instead of {before!r}")
-        record_environment(workdir)
-        if processes.count() > 1:
-          location.send()
+        _claim(workdir, config, changed)
+        location.send()
+    _fetch(location)
     with processes.together():
-      if not processes.is_first():
-        location.fetch()
       processes.require_shared(workdir / "config.json")
     preempted.begin()
     state = fit(run, workdir, preempted)
@@ -128,3 +123,26 @@ def _train(options: argparse.Namespace, config: Any, preempted: Preempted) -> in
       print("resnet-jax: saved after SIGTERM; run the same command to go on", file=sys.stderr)
     return EXIT_PREEMPTED
   return 0
+
+
+def _claim(workdir: pathlib.Path, config: Any, changed: Mapping[str, tuple[Any, Any]]) -> None:
+  """Records in the directory what is to run, and on what; says in what it differs from before."""
+  from resnet_jax.run.environment import record_environment
+  from resnet_jax.run.workdir import claim
+  from resnet_jax.training.config import changeable
+
+  claim(workdir, config, changeable(config))
+  for name, (before, after) in changed.items():
+    print(f"goes on with {name}={after!r} instead of {before!r}")
+  record_environment(workdir)
+
+
+def _fetch(location: "Location") -> pathlib.Path:
+  """Where the run's directory lies on this machine, as it is now, for each of the processes."""
+  from resnet_jax import processes
+
+  for first in (True, False):  # On one host the others find what the first has fetched.
+    with processes.together():
+      if processes.is_first() is first:
+        location.fetch()
+  return location.path

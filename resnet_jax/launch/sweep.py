@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from resnet_jax.data.blank import blank_dataset
 from resnet_jax.data.config import DataConfig
 from resnet_jax.data.dataset import Dataset
 from resnet_jax.data.sources import open_dataset
@@ -21,6 +22,7 @@ from resnet_jax.launch.job import Job
 from resnet_jax.launch.overrides import replace_fields, require_restored, to_arguments
 from resnet_jax.launch.sweep_file import Variation, read_sweep
 from resnet_jax.run.config import differences, load_config, override_config, to_json
+from resnet_jax.run.location import Location
 from resnet_jax.run.workdir import check_claim, write_json
 from resnet_jax.training.build import build_run, check_without_data
 from resnet_jax.training.config import Config, changeable
@@ -30,18 +32,18 @@ class Sweep:
   """The runs of a sweep file in a directory.
 
   Attributes:
-    directory: The sweep's directory.
+    directory: The sweep's directory, or its copy here.
     jobs: Its runs, in the order of the file.
   """
 
   def __init__(
-    self, file: str, directory: pathlib.Path, arguments: Sequence[str] = (), needs_data: bool = True
+    self, file: str, location: Location, arguments: Sequence[str] = (), needs_data: bool = True
   ):
     """Resolves and checks every run; writes nothing.
 
     Args:
       file: A sweep file, or the name of a built-in sweep.
-      directory: The sweep's directory.
+      location: The sweep's directory, as it is now.
       arguments: `--config.FIELD=VALUE` arguments for every run, after those of the file.
       needs_data: Whether the runs are to be trained here. Else what depends on a data set that is
         not here is not looked at.
@@ -49,7 +51,8 @@ class Sweep:
     Raises:
       UserError: A run has a mistake, which the message names; or the directory holds another sweep.
     """
-    self.directory, self._file = directory, file
+    self._location, self._file = location, file
+    self.directory = directory = location.path
     variations = read_sweep(file)
     varied = {name for variation in variations for name in variation.overrides}
     for name in _fields(arguments) & varied:
@@ -70,7 +73,8 @@ class Sweep:
       except UserError as error:
         raise UserError(f"{where}: {error}") from None
       workdir = directory / name
-      command = ["train", "--config", variation.experiment, "--workdir", str(workdir), *words]
+      place = location.child(name)
+      command = ["train", "--config", variation.experiment, "--workdir", place, *words]
       shown = {field: v for field, v in variation.shown.items() if field not in constant}
       self._configs.append(config)
       self.jobs.append(Job(name, workdir, shown, command, steps))
@@ -92,20 +96,20 @@ class Sweep:
       self.directory.mkdir(parents=True, exist_ok=True)
       write_json(self.directory / "sweep.json", to_json({"file": self._file, "runs": runs}))
     except OSError as error:
-      raise UserError(f"workdir {self.directory} cannot be used: {error.strerror}") from None
+      raise UserError(f"workdir {self._location} cannot be used: {error.strerror}") from None
 
   def _require_same(self) -> None:
     """Raises a UserError if the directory holds another sweep than this one or its beginning."""
     if self.directory.exists() and not self.directory.is_dir():
-      raise UserError(f"workdir {self.directory} is not a directory: choose another one")
+      raise UserError(f"workdir {self._location} is not a directory: choose another one")
     if (self.directory / "config.json").exists():
       raise UserError(
-        f"workdir {self.directory} is the directory of a run, not of a sweep: choose another one"
+        f"workdir {self._location} is the directory of a run, not of a sweep: choose another one"
       )
     stored = _stored_configs(self.directory)
     if len(stored) > len(self._configs):
       raise UserError(
-        f"workdir {self.directory} holds a sweep of {len(stored)} runs, and {self._file} has "
+        f"workdir {self._location} holds a sweep of {len(stored)} runs, and {self._file} has "
         f"{len(self._configs)}: choose another --workdir, or give the file as it was; runs can be "
         "added at its end"
       )
@@ -114,7 +118,7 @@ class Sweep:
       for field, (a, b) in differences(old, config).items():
         if field not in free:
           raise UserError(
-            f"workdir {self.directory} holds another sweep: of its run {job.name} {field} is "
+            f"workdir {self._location} holds another sweep: of its run {job.name} {field} is "
             f"{a!r}, not {b!r}. Choose another --workdir (and if the file draws at random, seed it)"
           )
 
@@ -130,12 +134,12 @@ class _Checker:
     """Number of steps of a run; None if nobody can say without its data, which is not here."""
     check_without_data(config)
     try:
-      dataset = self._open(config)
+      dataset: Dataset | None = self._open(config)
     except UserError:
       if self._needs_data:
         raise
-      return None
-    return build_run(config, dataset=dataset).steps
+      dataset = blank_dataset(config.data, config.seed)
+    return build_run(config, dataset=dataset).steps if dataset else None
 
   def _open(self, config: Config) -> Dataset:
     if self._opened is None or self._opened[0] != config.data:

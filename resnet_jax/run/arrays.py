@@ -14,20 +14,32 @@ Layout = dict[str, tuple[tuple[int, ...], str]]
 
 
 class Arrays:
-  """Saves trees of arrays in the background, and restores them; collective over processes."""
+  """Saves trees of replicated arrays in the background, and restores them.
+
+  Of several processes the first one saves all. So the others need not see what it writes, until
+  they restore, which they do together.
+  """
 
   def __init__(self) -> None:
-    self._checkpointer = _checkpointer()
+    self._open()
+
+  def _open(self) -> None:
+    self._reader = self._writer = _checkpointer()
+    if jax.process_count() > 1:
+      self._writer = _checkpointer(alone=True)
 
   def save(self, directory: pathlib.Path, tree: Any) -> None:
     """Begins to write a tree; returns once the arrays have been copied."""
+    if jax.process_count() > 1:
+      # Of arrays that all processes share Orbax would have each write a part.
+      tree = jax.tree.map(lambda leaf: jax.device_get(leaf.addressable_data(0)), tree)
     with self._renewed_on_failure():
-      self._checkpointer.save(directory, args=ocp.args.PyTreeSave(tree))
+      self._writer.save(directory, args=ocp.args.PyTreeSave(tree))
 
   def wait(self) -> None:
     """Until the tree is written; raises what went wrong."""
     with self._renewed_on_failure():
-      self._checkpointer.wait_until_finished()
+      self._writer.wait_until_finished()
 
   def restore(self, directory: pathlib.Path, like: Any) -> Any:
     """A tree of the structure, dtypes and shardings of `like`, or the part of it that `like` has.
@@ -43,18 +55,19 @@ class Arrays:
       like,
     )
     arguments = ocp.checkpoint_utils.construct_restore_args(like)
-    return self._checkpointer.restore(
+    return self._reader.restore(
       directory,
       args=ocp.args.PyTreeRestore(item=like, restore_args=arguments, partial_restore=True),
     )
 
   def layout(self, directory: pathlib.Path) -> Layout:
     """Names, shapes and dtypes of the arrays that were saved."""
-    return layout(self._checkpointer.metadata(directory).item_metadata.tree)
+    return layout(self._reader.metadata(directory).item_metadata.tree)
 
   def close(self) -> None:
     """Frees what Orbax holds."""
-    self._checkpointer.close()
+    self._writer.close()
+    self._reader.close()
 
   @contextlib.contextmanager
   def _renewed_on_failure(self) -> Iterator[None]:
@@ -65,14 +78,22 @@ class Arrays:
     try:
       yield
     except Exception:
-      failed, self._checkpointer = self._checkpointer, _checkpointer()
       with contextlib.suppress(Exception):
-        failed.close()
+        self.close()
+      self._open()
       raise
 
 
-def _checkpointer() -> ocp.AsyncCheckpointer:
-  return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+def _checkpointer(alone: bool = False) -> ocp.AsyncCheckpointer:
+  """Orbax's, for all processes; or for the first one alone."""
+  options = ocp.options.MultiprocessingOptions()
+  if alone:
+    options = ocp.options.MultiprocessingOptions(
+      primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+    )
+  return ocp.AsyncCheckpointer(
+    ocp.PyTreeCheckpointHandler(multiprocessing_options=options), multiprocessing_options=options
+  )
 
 
 def layout(tree: Any) -> Layout:

@@ -34,9 +34,9 @@ class SaveError(OSError):
 class Checkpoints:
   """The checkpoints of one run: the last few, and the best by a validation metric.
 
-  With several processes, which share the directory, all of them have to call every method but
-  `steps` and `close`, in the same order. The first one looks for damage, and writes all but the
-  arrays.
+  With several processes all of them have to call every method but `steps` and `close`, in the same
+  order. The first one looks for damage, and writes; the others read alone, what is the same file,
+  or a copy of it.
   """
 
   def __init__(
@@ -100,7 +100,7 @@ class Checkpoints:
     texts = {"run.json": json.dumps(run)}
     if metrics is not None:
       texts["metrics.json"] = json.dumps(metrics)
-    if not from_first(self._make_room(step) if is_first() else False):
+    if not is_first() or not self._make_room(step):
       return
     try:
       self._arrays.save(self._folder.temporary(step) / "state", state)
@@ -198,20 +198,17 @@ class Checkpoints:
     """What the background thread does: waits for the arrays, adds the rest, seals and renames."""
     try:
       self._arrays.wait()
-      if is_first():
-        self._folder.commit(step, texts)
+      self._folder.commit(step, texts)
     except Exception as error:  # Of whatever kind: the run shall go on, and a line says it.
       self._fail(step, error)
       return
-    if is_first():
-      self._folder.prune(self._keep, self._keep_best, self._metric)
+    self._folder.prune(self._keep, self._keep_best, self._metric)
 
   def _fail(self, step: int, error: Exception) -> None:
     self._failure = (
       f"checkpoint of step {step} could not be saved ({_reason(error)}); the earlier ones are kept"
     )
-    if is_first():
-      self._folder.discard(step)
+    self._folder.discard(step)
 
   def _finish(self) -> str | None:
     """Waits for the save under way; what went wrong with the last one, if that is not said yet."""

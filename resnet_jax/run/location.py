@@ -194,7 +194,7 @@ def _fetched(name: str) -> bool:
 
 
 def _is_sweeps_own(name: str) -> bool:
-  return "/" not in name and name != remote_lock.OBJECT
+  return not name.partition("/")[0].isdecimal() and name != remote_lock.OBJECT
 
 
 def _of_runs(name: str) -> bool:
@@ -220,7 +220,7 @@ def _one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _repeatedly(do: Callable[[], None], address: str) -> Iterator[None]:
-  """Does something every few seconds; a line says when it begins to fail, and when it works again."""
+  """Does something every few seconds; lines say when it begins to fail, and when that is over."""
   ended = threading.Event()
 
   def repeat() -> None:

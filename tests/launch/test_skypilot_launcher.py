@@ -16,6 +16,7 @@ from resnet_jax.launch.accelerators import parse_accelerator
 from resnet_jax.launch.job import Job
 from resnet_jax.launch.skypilot import SkyPilot, job_name
 from resnet_jax.launch.sweep import Sweep
+from resnet_jax.run.location import LocalDirectory
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORDS = [
@@ -107,7 +108,7 @@ def run_of(workdir: str, index: int = 0) -> Job:
 def tasks(tmp_path) -> list[str]:
   """The task files of the built-in sweep that is meant for a slice of 64 chips."""
   data = ["--config.data.data_dir=gs://bucket/data"]
-  sweep = Sweep("imagenet_lars", tmp_path / "lars", data, needs_data=False)
+  sweep = Sweep("imagenet_lars", LocalDirectory(tmp_path / "lars"), data, needs_data=False)
   launched = launcher(tmp_path / "files", spot=True, retries=4, zone="us-west4-a")
   return [launched.task(each) for each in sweep.jobs]
 

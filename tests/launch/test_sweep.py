@@ -9,6 +9,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.launch.sweep import Sweep
 from resnet_jax.launch.sweep_file import built_in_sweeps, read_sweep
 from resnet_jax.run.config import differences, load_config, override_config, to_json
+from resnet_jax.run.location import LocalDirectory
 from resnet_jax.run.workdir import claim
 from resnet_jax.training import Config
 
@@ -32,7 +33,7 @@ def seeds(count: int, more: str = "") -> str:
 
 
 def test_every_run_has_a_numbered_directory_and_a_command_that_restores_its_config(write, tmp_path):
-  sweep = Sweep(write(seeds(3)), tmp_path / "W", ["--config.log_every=2 epochs"])
+  sweep = Sweep(write(seeds(3)), LocalDirectory(tmp_path / "W"), ["--config.log_every=2 epochs"])
   assert [job.name for job in sweep.jobs] == ["000", "001", "002"]
   assert [job.shown for job in sweep.jobs] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
   assert {job.steps for job in sweep.jobs} == {59}
@@ -57,7 +58,7 @@ def test_a_file_may_have_a_get_config_of_its_own_or_name_an_experiment_for_each_
   own = write("def sweep(): yield {'seed': 1}", head)
   (run,) = read_sweep(own)
   assert run.experiment == own
-  assert Sweep(own, pathlib.Path("nowhere")).jobs[0].arguments[2] == own
+  assert Sweep(own, LocalDirectory(pathlib.Path("nowhere"))).jobs[0].arguments[2] == own
   named = write("def sweep():\n  yield {'config': 'cifar10:plain20'}\n  yield {}")
   first, second = read_sweep(named)
   assert (first.experiment, first.overrides) == ("cifar10:plain20", {})
@@ -75,15 +76,15 @@ def test_draws_of_numpy_are_plain_numbers(write):
 
 def test_every_built_in_sweep_passes_its_checks(tmp_path):
   assert {"cifar10_table6", "digits", "imagenet_lars"} <= set(built_in_sweeps())
-  assert len(Sweep("digits", tmp_path).jobs) == 6
+  assert len(Sweep("digits", LocalDirectory(tmp_path)).jobs) == 6
   data = ["--config.data.data_dir=/nowhere"]
-  table = Sweep("cifar10_table6", tmp_path, data, needs_data=False)
+  table = Sweep("cifar10_table6", LocalDirectory(tmp_path), data, needs_data=False)
   assert len(table.jobs) == 25
   assert table.jobs[4].shown == {"config": "cifar10:resnet110,full", "seed": 0}
-  assert {job.steps for job in table.jobs} == {None}
+  assert {job.steps for job in table.jobs} == {64_000}  # The size of CIFAR-10 is known.
   with pytest.raises(UserError, match=r"run 1 of 25 \(000\).*resnet-jax prepare cifar10"):
-    Sweep("cifar10_table6", tmp_path, data)
-  large = Sweep("imagenet_lars", tmp_path, data, needs_data=False)
+    Sweep("cifar10_table6", LocalDirectory(tmp_path), data)
+  large = Sweep("imagenet_lars", LocalDirectory(tmp_path), data, needs_data=False)
   assert len(large.jobs) == 12
   assert large.jobs[2].shown == {"optimizer.learning_rate": 29.0, "optimizer.weight_decay": 1e-4}
   assert "--config.accumulate=4" in large.jobs[2].arguments
@@ -113,7 +114,7 @@ def test_a_mistake_in_run_7_of_12_names_the_run_and_the_field(
   if "digit'" in override and not needs_data:
     return  # What data sets there are, is known where they are read.
   with pytest.raises(UserError) as error:
-    Sweep(file, tmp_path / "W", needs_data=needs_data)
+    Sweep(file, LocalDirectory(tmp_path / "W"), needs_data=needs_data)
   assert "run 7 of 12 (006): " in str(error.value)
   for word in words:
     assert word in str(error.value)
@@ -146,16 +147,16 @@ def test_a_sweep_that_is_not_there_is_the_user_s_mistake(file, word):
 
 
 def test_the_same_sweep_goes_on_and_runs_may_be_added_at_its_end(write, tmp_path):
-  Sweep(write(seeds(2)), tmp_path / "W").claim()
-  Sweep(write(seeds(2)), tmp_path / "W").claim()
-  longer = Sweep(write(seeds(2).replace("3 epochs", "4 epochs")), tmp_path / "W")
+  Sweep(write(seeds(2)), LocalDirectory(tmp_path / "W")).claim()
+  Sweep(write(seeds(2)), LocalDirectory(tmp_path / "W")).claim()
+  longer = Sweep(write(seeds(2).replace("3 epochs", "4 epochs")), LocalDirectory(tmp_path / "W"))
   assert longer.jobs[0].steps == 79
-  Sweep(write(seeds(3)), tmp_path / "W").claim()
+  Sweep(write(seeds(3)), LocalDirectory(tmp_path / "W")).claim()
   assert len(json.loads((tmp_path / "W" / "sweep.json").read_text())["runs"]) == 3
 
 
 def test_another_sweep_in_the_directory_is_refused_by_run_and_field(write, tmp_path):
-  Sweep(write(seeds(3)), tmp_path / "W").claim()
+  Sweep(write(seeds(3)), LocalDirectory(tmp_path / "W")).claim()
   before = (tmp_path / "W" / "sweep.json").read_bytes()
   for body, message in (
     (seeds(3).replace("range(3)", "(0, 5, 2)"), "another sweep: of its run 001 seed is 1, not 5"),
@@ -163,7 +164,7 @@ def test_another_sweep_in_the_directory_is_refused_by_run_and_field(write, tmp_p
     (seeds(2), "a sweep of 3 runs, and .* has 2"),
   ):
     with pytest.raises(UserError, match=message):
-      Sweep(write(body), tmp_path / "W")
+      Sweep(write(body), LocalDirectory(tmp_path / "W"))
   assert (tmp_path / "W" / "sweep.json").read_bytes() == before
 
 
@@ -184,19 +185,19 @@ def test_a_directory_that_is_no_sweep_s_is_refused(write, tmp_path):
     ("other", r"run 2 of 2 \(001\).*holds a run with another config"),
   ):
     with pytest.raises(UserError, match=message):
-      Sweep(file, tmp_path / name)
+      Sweep(file, LocalDirectory(tmp_path / name))
 
 
 def test_a_field_that_the_file_gives_cannot_be_given_to_all_runs(write, tmp_path):
   with pytest.raises(UserError, match=r"--config.seed: sweep\(\) of .* gives this field"):
-    Sweep(write(seeds(2)), tmp_path / "W", ["--config.seed=3"])
+    Sweep(write(seeds(2)), LocalDirectory(tmp_path / "W"), ["--config.seed=3"])
 
 
 def test_a_run_that_was_begun_with_the_same_command_is_of_the_sweep(write, tmp_path):
   file = write(seeds(2))
-  job = Sweep(file, tmp_path / "W").jobs[1]
+  job = Sweep(file, LocalDirectory(tmp_path / "W")).jobs[1]
   fields = job.arguments[5:]
   claim_config = override_config(load_config("digits", Config), fields, "train")
   job.workdir.mkdir(parents=True)
   claim(job.workdir, claim_config, ())
-  Sweep(file, tmp_path / "W").claim()
+  Sweep(file, LocalDirectory(tmp_path / "W")).claim()
