@@ -150,7 +150,7 @@ class DataConfig:
     synthetic: Settings of the synthetic data set.
     prepared_dir: Where `resnet-jax prepare` keeps its own files, if not in DATA_DIR/resnet_jax: for
       data that is read-only or in a bucket (for which None stands for a folder of the user's
-      cache).
+      cache). For many hosts it may be a copy in a bucket.
   """
 
   dataset: str = "digits"

@@ -100,6 +100,10 @@ def prepare(
     require_known(dataset, data_dir, DATASETS)
   if not 0 < image_size <= short_side:
     raise UserError(f"a crop of {image_size} does not fit into a short side of {short_side}")
+  if own_root is not None and is_address(own_root):
+    raise UserError(
+      f"--prepared-dir {own_root}: prepare into a local folder, and copy that to the bucket"
+    )
   work = _Work(dataset, data_dir, own_root)
   if dataset != FOLDER:
     _run_builder(work, manual_dir, file_format)

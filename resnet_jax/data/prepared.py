@@ -7,6 +7,7 @@ They lie in `DATA_DIR/resnet_jax/<dataset>/`; in `PREPARED_DIR/<dataset>/` where
 appears whole or not at all.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -15,6 +16,7 @@ import shlex
 
 import numpy as np
 
+from resnet_jax.data.remote_filesystem import answered, open_filesystem
 from resnet_jax.errors import UserError
 
 
@@ -59,18 +61,43 @@ def prepared_dir(
     data_dir: See `chosen_data_dir`.
     dataset: Name of the data set.
     own_root: The config's `prepared_dir`: a local folder instead of DATA_DIR/resnet_jax (or, for
-      data in a bucket, instead of the cache: $XDG_CACHE_HOME or ~/.cache).
+      data in a bucket, instead of the cache: $XDG_CACHE_HOME or ~/.cache). Of one in a bucket it
+      is a copy in the cache, fetched once a process.
 
   Raises:
-    UserError: If `own_root` is the address of a remote store.
+    UserError: `own_root` is the address of a store that does not answer.
   """
   if own_root is not None:
     if is_address(own_root):
-      raise UserError(f"prepared_dir={os.fspath(own_root)} must be a local folder")
+      return _fetched(os.fspath(own_root).rstrip("/"), dataset)
     return pathlib.Path(own_root).expanduser() / dataset
   if is_address(data_dir):
     return cache_of(chosen_data_dir(data_dir), "prepared") / dataset
   return resolve_data_dir(data_dir) / "resnet_jax" / dataset
+
+
+@functools.cache
+def _fetched(own_root: str, dataset: str) -> pathlib.Path:
+  """A copy of the files that `prepare` wrote, and that were put into a bucket for all hosts."""
+  address, folder = f"{own_root}/{dataset}", cache_of(own_root, "prepared") / dataset
+  filesystem = open_filesystem(address)
+  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    there = answered(lambda: filesystem.ls(address, detail=False), address)
+    for path in there:
+      whole = folder / path.rsplit("/", 1)[-1]
+      # Under a name of its own: other processes of this host fetch it at the same time.
+      new = whole.with_name(f".{whole.name}.{os.getpid()}")
+      answered(functools.partial(filesystem.get_file, path, str(new)), address)
+      new.replace(whole)
+  except FileNotFoundError:
+    raise UserError(
+      f"prepared_dir={own_root} has no {dataset}: prepare it with a local --prepared-dir, and copy "
+      "that there"
+    ) from None
+  except OSError as error:
+    raise UserError(f"{error}: check prepared_dir, the network and your credentials") from None
+  return folder
 
 
 def cache_of(address: str, kind: str) -> pathlib.Path:

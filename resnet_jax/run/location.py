@@ -88,7 +88,8 @@ class BucketDirectory(Location):
 
   def __init__(self, address: str):
     """Changes nothing; raises a UserError if such addresses cannot be opened."""
-    self._mirror = Mirror(address, cache_of(address, self.kind))
+    name = address.rstrip("/").rpartition("/")[2]
+    self._mirror = Mirror(address, cache_of(address, self.kind) / name)
     self.path = self._mirror.folder
 
   def __str__(self) -> str:
@@ -190,7 +191,7 @@ def _sent(name: str) -> bool:
 
 def _fetched(name: str) -> bool:
   """Not what is only ever added to: events for TensorBoard, and profiles."""
-  return _sent(name) and name.split("/", maxsplit=1)[0] not in ("events", "profile")
+  return _sent(name) and not name.startswith(("events.", "profile/"))
 
 
 def _is_sweeps_own(name: str) -> bool:

@@ -244,7 +244,7 @@ def test_where_prepared_files_cannot_go_costs_a_message_before_the_work(shapes_d
   (tmp_path / "file").touch()
   with pytest.raises(UserError, match="name another folder with --prepared-dir"):
     get_ready("shapes", shapes_dirs["tfrecord"], own_root=str(tmp_path / "file"))
-  with pytest.raises(UserError, match="must be a local folder"):
+  with pytest.raises(UserError, match="prepare into a local folder"):
     get_ready("shapes", shapes_dirs["tfrecord"], own_root="gs://bucket/own")
 
 
