@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from resnet_jax.processes import is_first
+
 _SHOWN = 3
 
 Layout = dict[str, tuple[tuple[int, ...], str]]
@@ -25,7 +27,7 @@ class Arrays:
 
   def _open(self) -> None:
     self._reader = self._writer = _checkpointer()
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 and is_first():
       self._writer = _checkpointer(alone=True)
 
   def save(self, directory: pathlib.Path, tree: Any) -> None:
