@@ -20,6 +20,8 @@ A sweep file names an experiment and yields how each run differs:
   resnet-jax sweep FILE --workdir runs/rates                    # one after another
   resnet-jax sweep FILE --workdir runs/rates --parallel 2       # two at a time
   resnet-jax sweep FILE --workdir runs/rates --launcher commands > jobs.sh
+  resnet-jax sweep FILE --workdir runs/rates --launcher slurm \\
+    --sbatch="--partition=gpu --gres=gpu:1 --time=8:00:00"      # a job array; watches it
 
 All runs are checked before the first starts. Killed, or with runs that failed: the same command
 goes on; what is finished is not done again. Status: 0 all finished, 1 some failed, 2 a mistake of
@@ -30,6 +32,7 @@ yours, 75 stopped by SIGINT or SIGTERM and saved.
 _OPTIONS = {
   "local": ("parallel", "retries"),
   "commands": ("tpu", "zone"),
+  "slurm": ("parallel", "retries", "processes", "sbatch", "detach"),
 }
 
 
@@ -58,19 +61,21 @@ def add(commands: Any) -> None:
     "--launcher",
     choices=tuple(_OPTIONS),
     default="local",
-    help="run them on this machine, or print a command for each, for any scheduler",
+    help="run them on this machine, print a command for each, for any scheduler, or submit them "
+    "to Slurm",
   )
   parser.add_argument(
     "--dry-run", action="store_true", help="check all, print what would be run, write nothing"
   )
-  local = parser.add_argument_group("local")
-  local.add_argument(
+  several = parser.add_argument_group("local and slurm")
+  several.add_argument(
     "--parallel",
     metavar="K",
     type=positive,
-    help="runs at a time, among which GPUs or cores are divided; default: one a GPU, or one",
+    help="runs at a time. local divides GPUs or cores among them; default: one a GPU, or one. "
+    "slurm: default: as many as it likes",
   )
-  local.add_argument(
+  several.add_argument(
     "--retries",
     metavar="N",
     type=_count,
@@ -81,6 +86,14 @@ def add(commands: Any) -> None:
     "--tpu", metavar="NAME", help="print gcloud commands for all hosts of this TPU VM"
   )
   commands_group.add_argument("--zone", metavar="Z", help="its zone")
+  slurm = parser.add_argument_group("slurm")
+  slurm.add_argument(
+    "--sbatch", metavar="OPTIONS", help="further options of sbatch, for every run; write --sbatch=…"
+  )
+  slurm.add_argument(
+    "--processes", metavar="N", type=positive, help="train each run with N processes; default: 1"
+  )
+  slurm.add_argument("--detach", action="store_const", const=True, help="submit, and do not watch")
 
 
 def execute(options: argparse.Namespace, rest: list[str]) -> int:
@@ -128,10 +141,23 @@ def _launcher(options: argparse.Namespace, stops: Stops) -> Any:
     from resnet_jax.launch.commands import Commands
 
     return Commands(options.tpu, options.zone)
+  retries = 2 if options.retries is None else options.retries
+  if options.launcher == "slurm":
+    from resnet_jax.launch.slurm import Slurm
+    from resnet_jax.launch.slurm_script import user_options
+
+    return Slurm(
+      options.workdir,
+      options.parallel,
+      retries,
+      options.processes or 1,
+      user_options(options.sbatch or ""),
+      bool(options.detach),
+      stops,
+    )
   from resnet_jax.launch.local import Local
   from resnet_jax.launch.slots import split_machine
 
-  retries = 2 if options.retries is None else options.retries
   return Local(split_machine(options.parallel), retries, stops)
 
 

@@ -21,6 +21,7 @@ from resnet_jax.analysis.summary import (
 from resnet_jax.analysis.swept import draw_swept
 from resnet_jax.errors import UserError
 from resnet_jax.launch.job import Job
+from resnet_jax.launch.log import LOG
 from resnet_jax.run.files import write_whole
 
 # What runs are sorted by: the first that any of them has. Errors, in percent.
@@ -88,7 +89,7 @@ def write_outcome(directory: pathlib.Path, jobs: Sequence[Job], failures: Mappin
 
 
 def _log(job: Job) -> pathlib.Path:
-  return job.workdir / "log.txt"
+  return job.workdir / LOG
 
 
 def _row(job: Job, failures: Mapping[str, str]) -> _Row:
