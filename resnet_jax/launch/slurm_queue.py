@@ -56,7 +56,9 @@ def find_tasks(name: str) -> dict[int, Task]:
   command = ["squeue", "--noheader", "--array", "--states=all", f"--name={name}"]
   tasks: dict[int, Task] = {}
   for line in _call([*command, "--format=%F|%K|%T|%r"]).splitlines():
-    array, index, state, reason = line.strip().split("|", 3)
+    array, index, state, reason = [*line.strip().split("|", 3), "", "", ""][:4]
+    if not index.isdecimal():  # No task of an array: somebody has submitted the script by hand.
+      continue
     task = Task(int(array), int(index), state, reason)
     other = tasks.get(task.index)
     if not other or (not task.has_ended(), task.array) > (not other.has_ended(), other.array):

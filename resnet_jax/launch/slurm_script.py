@@ -115,8 +115,15 @@ def sbatch_command(
     processes: How many train a run together.
     parallel: How many runs are under way at a time; None for as many as Slurm likes.
     options: Further ones of sbatch, which `user_options` has accepted.
+
+  Raises:
+    UserError: Slurm cannot write logs there.
   """
-  # Relative to --chdir: Slurm replaces what begins with % in a pattern, so no path stands in it.
+  if "\\" in str(script):
+    raise UserError(
+      f"workdir {script.parent}: Slurm writes no log to a path with a backslash; choose another one"
+    )
+  logs = str(script.parent).replace("%", "%%")  # It is a pattern, in which %3a is the task, as 007.
   return [
     "sbatch",
     "--parsable",
@@ -126,8 +133,7 @@ def sbatch_command(
     "--requeue",
     f"--signal={_WARNING}",
     "--open-mode=append",
-    f"--chdir={script.parent}",
-    f"--output=%3a/{LOG}",
+    f"--output={logs}/%3a/{LOG}",
     *options,
     str(script),
   ]
