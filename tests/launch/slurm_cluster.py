@@ -12,6 +12,10 @@ from collections.abc import Iterator, Mapping
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 _START_SECONDS = 60
+# Or a test that is killed would leave its daemons.
+_TIED = ("setpriv", "--pdeathsig", "TERM")
+# Tasks that `hurry` has seen, with the number of their starts.
+_hurried: set[tuple[str, str, str]] = set()
 _PATH = f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/usr/local/sbin"
 
 # Accounting is absent, as on many clusters. Jobs in `urgent` displace those in `main`, the default.
@@ -35,7 +39,7 @@ TaskPlugin=task/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=1
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait={kill_wait}
@@ -100,7 +104,12 @@ def cluster(
       log = (folder / f"{command[0]}.out").open("wb")
       processes.append(
         subprocess.Popen(
-          command, env=everything, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+          [*_TIED, *command],
+          env=everything,
+          stdin=subprocess.DEVNULL,
+          stdout=log,
+          stderr=log,
+          process_group=0,
         )
       )
       log.close()
@@ -117,13 +126,14 @@ def hurry() -> int:
 
   In the second in which it was requeued a task cannot start ("job credential revoked").
   """
-  columns = "--Format=JobArrayID:30,Reason:30,EligibleTime:30"
+  columns = "--Format=JobArrayID:30,Reason:30,RestartCnt:30"
   command = ["squeue", "--noheader", "--array", "--states=PENDING", columns]
   listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
   for line in listed.splitlines():
-    task, reason, start = line.split()
-    soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 10))
-    if reason == "BeginTime" and start > soon:
+    task, reason, restarts = line.split()
+    key = os.environ["SLURM_CONF"], task, restarts
+    if reason == "BeginTime" and key not in _hurried:
+      _hurried.add(key)
       update = ["scontrol", "update", f"JobId={task}", "StartTime=now+2"]
       subprocess.run(update, capture_output=True, check=False)
   return 0

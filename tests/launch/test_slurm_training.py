@@ -10,11 +10,15 @@ import sys
 import tempfile
 import time
 
+import jax
 import numpy as np
 import pytest
 import slurm_cluster
 
-from resnet_jax.run.checkpoint_folder import CheckpointFolder
+from resnet_jax.run.config import from_json
+from resnet_jax.training.build import build_run
+from resnet_jax.training.config import Config
+from resnet_jax.training.restore import restore_variables
 
 pytestmark = [
   pytest.mark.long,
@@ -104,9 +108,10 @@ def results(directory: pathlib.Path) -> dict[str, tuple]:
   for workdir in sorted(directory.glob("[0-9]*")):
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     kept = ("step", "split", "loss", "accuracy", "learning_rate")
-    step, network = load_network(workdir)
+    config = from_json(Config, json.loads((workdir / "config.json").read_text()))
+    step, stored = restore_variables(build_run(config), workdir, "last")
     assert step == STEPS
-    weights = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(network)]
+    weights = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(stored)]
     found[workdir.name] = [{k: r[k] for k in kept if k in r} for r in records], weights
   return found
 
