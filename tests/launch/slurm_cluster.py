@@ -130,9 +130,9 @@ def hurry() -> int:
   command = ["squeue", "--noheader", "--array", "--states=PENDING", columns]
   listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
   for line in listed.splitlines():
-    task, reason, restarts = line.split()
+    task, *reason, restarts = line.split()  # A reason may be several words.
     key = os.environ["SLURM_CONF"], task, restarts
-    if reason == "BeginTime" and key not in _hurried:
+    if reason == ["BeginTime"] and key not in _hurried:
       _hurried.add(key)
       update = ["scontrol", "update", f"JobId={task}", "StartTime=now+2"]
       subprocess.run(update, capture_output=True, check=False)
