@@ -108,7 +108,7 @@ def results(directory: pathlib.Path) -> dict[str, tuple]:
   for workdir in sorted(directory.glob("[0-9]*")):
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     kept = ("step", "split", "loss", "accuracy", "learning_rate")
-    config = from_json(Config, json.loads((workdir / "config.json").read_text()))
+    config = from_json(json.loads((workdir / "config.json").read_text()), Config)
     step, stored = restore_variables(build_run(config), workdir, "last")
     assert step == STEPS
     weights = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(stored)]
@@ -168,7 +168,6 @@ def test_two_processes_of_a_run_are_pre_empted_and_go_on(variables, tmp_path, ca
   finish(process)
   text = logs(directory)["000"]
   assert states(directory) == ["finished"]
-  assert "task 1_0" in text or "saved: it is started again" in text
   assert "saved: it is started again" in text, text
   assert "resumed after step" in text, text
   evaluated = subprocess.run(
