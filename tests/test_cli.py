@@ -226,6 +226,26 @@ def test_sigterm_before_the_training_ends_it_even_where_python_swallows_the_exit
   assert end.value.code == 75
 
 
+def test_two_sigterms_at_once_are_one_and_a_later_one_ends_it():
+  # As Slurm sends them where it pre-empts.
+  code = (
+    "import os, signal, time\n"
+    "from resnet_jax.commands.process import Preempted\n"
+    "preempted = Preempted()\n"
+    "preempted.begin()\n"
+    "os.system(f'kill -TERM {os.getpid()}; kill -TERM {os.getpid()}; (sleep 0.1; '\n"
+    "          f'kill -TERM {os.getpid()}) &')\n"
+    "time.sleep(0.3)\n"
+    "print(preempted(1), flush=True)\n"
+    "signal.raise_signal(signal.SIGTERM)\n"
+    "print('lives')\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+  )
+  assert (done.returncode, done.stdout) == (-signal.SIGTERM, "True\n"), done.stderr
+
+
 def listens(process) -> bool:
   """Whether a process has a handler of its own for SIGTERM."""
   status = pathlib.Path(f"/proc/{process.pid}/status").read_text()

@@ -74,6 +74,12 @@ def test_a_dry_run_prints_what_would_be_run_and_writes_nothing(file, tmp_path, c
   assert (status, err) == (0, "")
   commands = [shlex.split(shlex.split(line)[-1].partition("=")[2]) for line in out.splitlines()]
   assert [c[1:-1] for c in commands] == [line[3:] for line in lines]
+  slurm = ("--launcher", "slurm", "--parallel", 2, "--processes", 3, "--sbatch=-t 60")
+  status, out, err = call_here("sweep", file, "--workdir", workdir, *slurm, "--dry-run")
+  assert (status, err) == (0, "")
+  sbatch = shlex.split(out.splitlines()[0])
+  assert {"sbatch", "--array=0-5%2", "--ntasks=3", "-t"} <= set(sbatch)
+  assert shlex.join(lines[2]) in out
   assert list(tmp_path.iterdir()) == [file]
 
 
@@ -141,6 +147,8 @@ def test_commands_are_printed_and_the_sweep_is_recorded(file, tmp_path, call_her
     (["FILE", "--workdir", "W", *SKY[:2], "--accelerator", "v5-64"], "v5e-64"),
     (["FILE", "--workdir", "W", *SKY, "--dry-run", "--parallel", "2"], "does not belong"),
     (["FILE", "--workdir", "W", *SKY], "the program sky is not on the PATH"),
+    (["FILE", "--workdir", "W", "--detach"], "--detach does not belong to --launcher local"),
+    (["FILE", "--workdir", "W", "--launcher", "slurm", "--sbatch=-a 1"], "-a is set by the sweep"),
     (["FILE", "--workdir", "W", "--steps=3"], "--steps"),
     (["FILE", "--workdir", "W", "--config.epochs=3"], "epochs"),
     (["FILE", "--workdir", "W", "--config.seed=3"], "--config.seed"),

@@ -5,12 +5,15 @@ import os
 import pathlib
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75
+# Slurm may send SIGTERM twice at once where it means one.
+_SAME_SIGNAL_SECONDS = 0.5
 EXIT_BROKEN_PIPE = 141  # As that of a program that SIGPIPE ends.
 
 
@@ -89,9 +92,9 @@ def without_source_paths() -> Iterator[None]:
 class Preempted:
   """Whether SIGTERM has come, to this process or to another of the same run.
 
-  A process that is alone knows at once; a second SIGTERM, before all is saved, ends it. Several
-  agree, through JAX, on the next step that none of them has begun. Before the training there is
-  nothing to save: then SIGTERM ends the command, with the same status.
+  A process that is alone knows at once; a second SIGTERM, before all is saved and not at the same
+  moment, ends it. Several agree, through JAX, on the next step that none of them has begun. Before
+  the training there is nothing to save: then SIGTERM ends the command, with the same status.
   """
 
   def __init__(self) -> None:
@@ -128,8 +131,11 @@ class Preempted:
 
   def _receive(self, signum: int, frame: FrameType | None) -> None:
     del frame
-    self._received = True
+    before, self._received = self._received, True
     if not self._training:
       print("resnet-jax: SIGTERM came before the training; nothing is lost", file=sys.stderr)
       sys.exit(EXIT_PREEMPTED)
+    if before:
+      return
+    time.sleep(_SAME_SIGNAL_SECONDS)  # Another one meanwhile is taken here, and is the same.
     signal.signal(signum, signal.SIG_DFL)

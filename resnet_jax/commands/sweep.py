@@ -1,19 +1,18 @@
 """The command `sweep`."""
 
 import argparse
-import contextlib
-import pathlib
 import sys
 from typing import Any
 
-from resnet_jax.commands.arguments import (
-  add_command,
-  check_coordinator,
-  location,
-  only_fields,
-  positive,
+from resnet_jax.commands.arguments import add_command, location, only_fields
+from resnet_jax.commands.launchers import (
+  SEES_THE_SAME,
+  add_launchers,
+  check_launcher,
+  make_launcher,
 )
 from resnet_jax.commands.process import EXIT_PREEMPTED, Stops, keep_to_cpu
+from resnet_jax.errors import UserError
 
 _EPILOG = """\
 A sweep file names an experiment and yields how each run differs:
@@ -28,18 +27,13 @@ A sweep file names an experiment and yields how each run differs:
   resnet-jax sweep FILE --workdir runs/rates --parallel 2       # two at a time
   resnet-jax sweep FILE --workdir runs/rates --launcher commands > jobs.sh
   resnet-jax sweep FILE --workdir gs://BUCKET/rates --launcher skypilot --accelerator v5e-64
+  resnet-jax sweep FILE --workdir runs/rates --launcher slurm \\
+    --sbatch="--partition=gpu --gres=gpu:1 --time=8:00:00"      # a job array; watches it
 
 All runs are checked before the first starts. Killed, or with runs that failed: the same command
 goes on; what is finished is not done again. Status: 0 all finished, 1 some failed, 2 a mistake of
 yours, 75 stopped by SIGINT or SIGTERM and saved.
 """
-
-# Which options belong to which launcher.
-_OPTIONS = {
-  "local": ("parallel", "retries"),
-  "commands": ("tpu", "zone", "processes", "coordinator"),
-  "skypilot": ("accelerator", "spot", "retries", "setup", "region", "zone"),
-}
 
 
 def add(commands: Any) -> None:
@@ -68,62 +62,15 @@ def add(commands: Any) -> None:
     help="the sweep's directory, or gs://… in a bucket",
   )
   parser.add_argument(
-    "--launcher",
-    choices=tuple(_OPTIONS),
-    default="local",
-    help="run them on this machine, print a command for each, for any scheduler, or submit each to "
-    "SkyPilot, for slices of TPUs",
-  )
-  parser.add_argument(
     "--dry-run", action="store_true", help="check all, print what would be run, write nothing"
   )
-  local = parser.add_argument_group("local")
-  local.add_argument(
-    "--parallel",
-    metavar="K",
-    type=positive,
-    help="runs at a time, among which GPUs or cores are divided; default: one a GPU, or one",
-  )
-  retried = parser.add_argument_group("local and skypilot")
-  retried.add_argument(
-    "--retries",
-    metavar="N",
-    type=_count,
-    help="how often a run that failed is started again (locally one that was pre-empted too, which "
-    "SkyPilot always does); default: 2",
-  )
-  commands_group = parser.add_argument_group("commands")
-  commands_group.add_argument(
-    "--tpu", metavar="NAME", help="print gcloud commands for all hosts of this TPU VM"
-  )
-  commands_group.add_argument(
-    "--processes", metavar="N", type=positive, help="print N commands a run, which train together"
-  )
-  commands_group.add_argument(
-    "--coordinator", metavar="HOST:PORT", help="where the first of them listens, as all see it"
-  )
-  sky = parser.add_argument_group("skypilot", "Each run is a managed job with hosts of its own.")
-  sky.add_argument(
-    "--accelerator", metavar="NAME", help="what each is trained on: v5e-64, v4-8, H100:8"
-  )
-  sky.add_argument(
-    "--spot", action="store_true", default=None, help="what is cheaper and may be taken away"
-  )
-  sky.add_argument(
-    "--setup",
-    metavar="COMMAND",
-    help="installs resnet-jax on a host, in a copy of the current directory, which by default is "
-    "installed itself",
-  )
-  sky.add_argument("--region", metavar="R", help="where; default: wherever there is one")
-  place = parser.add_argument_group("commands and skypilot")
-  place.add_argument("--zone", metavar="Z", help="the zone: of --tpu, or of what SkyPilot starts")
+  add_launchers(parser)
 
 
 def execute(options: argparse.Namespace, rest: list[str]) -> int:
   """Does it; gives the exit status."""
   only_fields(options, rest)
-  _check(options)
+  check_launcher(options)
   keep_to_cpu()
   from resnet_jax.launch.outcome import write_outcome
   from resnet_jax.launch.sweep import Sweep
@@ -131,9 +78,14 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
 
   stops = Stops()
   location = open_location(options.workdir, sweep=True)
-  launcher = _launcher(options, location.path, stops)
-  here = options.launcher == "local"
-  location.fetch()
+  launcher = make_launcher(options, location.path, stops)
+  here = options.launcher in SEES_THE_SAME
+  try:
+    location.fetch()
+  except UserError as error:
+    if not options.dry_run:
+      raise
+    print(f"resnet-jax: {error}. Which runs are finished there is not known here", file=sys.stderr)
   sweep = Sweep(options.file, location, rest, needs_data=here)
   if options.dry_run:
     print("\n".join(launcher.lines(sweep.jobs)))
@@ -152,60 +104,3 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
     print("resnet-jax: stopped; run the same command to go on", file=sys.stderr)
     return EXIT_PREEMPTED
   return 1 if ending.failures else 0
-
-
-def _check(options: argparse.Namespace) -> None:
-  """Exits if options are given that belong to another launcher."""
-  for name in {name for names in _OPTIONS.values() for name in names}:
-    if getattr(options, name) is not None and name not in _OPTIONS[options.launcher]:
-      options.parser.error(f"--{name} does not belong to --launcher {options.launcher}")
-  if options.launcher == "commands":
-    if options.zone and not options.tpu:
-      options.parser.error("--zone belongs to --tpu")
-    if (options.processes is None) != (options.coordinator is None):
-      options.parser.error("--processes and --coordinator are given together")
-    if options.processes and options.tpu:
-      options.parser.error(
-        "--tpu starts a process on each host, which find each other: leave out "
-        "--processes and --coordinator"
-      )
-    if options.coordinator is not None:
-      check_coordinator(options)
-  if options.launcher == "skypilot" and not options.accelerator:
-    options.parser.error("--launcher skypilot needs --accelerator, such as v5e-64")
-
-
-def _launcher(options: argparse.Namespace, directory: pathlib.Path, stops: Stops) -> Any:
-  if options.launcher == "commands":
-    from resnet_jax.launch.commands import Commands
-
-    return Commands(options.tpu, options.zone, options.processes, options.coordinator)
-  retries = 2 if options.retries is None else options.retries
-  if options.launcher == "skypilot":
-    from resnet_jax.launch.accelerators import parse_accelerator
-    from resnet_jax.launch.skypilot import SkyPilot, require_skypilot
-
-    accelerator = parse_accelerator(options.accelerator)
-    if not options.dry_run:
-      require_skypilot()
-    return SkyPilot(
-      directory / "skypilot",
-      accelerator,
-      spot=bool(options.spot),
-      retries=retries,
-      setup=options.setup,
-      region=options.region,
-      zone=options.zone,
-      stops=stops,
-    )
-  from resnet_jax.launch.local import Local
-  from resnet_jax.launch.slots import split_machine
-
-  return Local(split_machine(options.parallel), retries, stops)
-
-
-def _count(text: str) -> int:
-  with contextlib.suppress(ValueError):
-    if int(text) >= 0:
-      return int(text)
-  raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")

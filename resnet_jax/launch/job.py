@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -9,6 +10,8 @@ from resnet_jax.run.checkpoint_folder import CheckpointFolder
 
 # What its `train` is an argument of, wherever the package is installed.
 PROGRAM = ("resnet-jax",)
+# The same, of this interpreter and its packages, whether or not the console script is on the path.
+THIS = (sys.executable, "-m", "resnet_jax")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,17 +15,13 @@ from typing import BinaryIO
 
 from resnet_jax.launch import child
 from resnet_jax.launch.board import Board
-from resnet_jax.launch.job import Ending, Job
+from resnet_jax.launch.job import THIS, Ending, Job
+from resnet_jax.launch.log import LOG, last_line
 from resnet_jax.launch.slots import Slot
 from resnet_jax.run.lock import holder_of
 
-LOG = "log.txt"
-# This package, whether or not its console script is on the path.
-_THIS = (sys.executable, "-m", "resnet_jax")
 _PRE_EMPTED, _USER_ERROR = 75, 2
 _POLL_SECONDS = 0.1
-_TAIL_BYTES = 4096
-_LONGEST_NOTE = 300
 
 
 class Local:
@@ -41,7 +37,7 @@ class Local:
     slots: Sequence[Slot] = (Slot(),),
     retries: int = 2,
     stops: Callable[[], int] = lambda: 0,
-    program: Sequence[str] = _THIS,
+    program: Sequence[str] = THIS,
   ):
     """Starts nothing.
 
@@ -88,10 +84,8 @@ class _Attempt:
     """Closes what was open for it; gives what the log says last."""
     assert self.process.stdin
     self.process.stdin.close()
-    self.log.seek(max(self.begin, self.log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-    lines = self.log.read().decode(errors="replace").splitlines()
     self.log.close()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")[:_LONGEST_NOTE]
+    return last_line(self.job.workdir / LOG, self.begin)
 
 
 class _Session:

@@ -21,6 +21,7 @@ from resnet_jax.analysis.summary import (
 from resnet_jax.analysis.swept import draw_swept
 from resnet_jax.errors import UserError
 from resnet_jax.launch.job import Job
+from resnet_jax.launch.log import LOG
 from resnet_jax.run.files import write_whole
 
 # What runs are sorted by: the first that any of them has. Errors, in percent.
@@ -83,7 +84,7 @@ def write_outcome(directory: pathlib.Path, jobs: Sequence[Job], failures: Mappin
   lines = [_table(rows, fields), "", f"Summary: {places}"]
   for row in rows:
     if row.note:
-      log = row.job.workdir / "log.txt"  # of those that ran here
+      log = row.job.workdir / LOG  # of those that ran here
       more = f" (all of it: {log})" if log.exists() else ""
       lines.append(f"run {row.job.name} failed with {row.note}{more}")
   return "\n".join(lines)

@@ -87,7 +87,7 @@ class BucketDirectory(Location):
   kind = "runs"
 
   def __init__(self, address: str):
-    """Changes nothing; raises a UserError if such addresses cannot be opened."""
+    """Changes nothing."""
     name = address.rstrip("/").rpartition("/")[2]
     self._mirror = Mirror(address, cache_of(address, self.kind) / name)
     self.path = self._mirror.folder
@@ -176,9 +176,6 @@ def open_location(text: str, sweep: bool = False) -> Location:
   Args:
     text: What a user gave.
     sweep: Whether it is that of a sweep.
-
-  Raises:
-    UserError: Such addresses cannot be opened.
   """
   if not is_address(text):
     return LocalDirectory(pathlib.Path(text))

@@ -39,15 +39,19 @@ class Mirror:
     Args:
       address: `gs://bucket/folder` or whatever else fsspec writes to.
       folder: The folder here, which need not exist.
-
-    Raises:
-      UserError: What fsspec needs for such addresses is not installed.
     """
     self.address, self.folder = address.rstrip("/"), folder
-    self._filesystem = open_filesystem(address)
-    self._root = str(self._filesystem._strip_protocol(self.address)).rstrip("/")
     self._notes = folder.with_name(f"{folder.name}.mirror.json")
     self._lock = threading.RLock()
+
+  @functools.cached_property
+  def _filesystem(self) -> Any:
+    """Raises a UserError if what fsspec needs for such addresses is not installed."""
+    return open_filesystem(self.address)
+
+  @functools.cached_property
+  def _root(self) -> str:
+    return str(self._filesystem._strip_protocol(self.address)).rstrip("/")
 
   def read(self, name: str) -> bytes:
     """An object's content; empty if there is none.

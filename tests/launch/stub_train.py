@@ -12,7 +12,10 @@ def option(name: str) -> str:
 
 
 def save(status: int) -> None:
-  """As a training, which a second SIGTERM ends before it has saved."""
+  """As a training, which a second SIGTERM ends before it has saved; if patient, not at once."""
+  if act == "patient":
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    time.sleep(0.5)
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   time.sleep(0.5)
   (workdir / "saved").write_text("")
@@ -24,7 +27,7 @@ with (workdir / "starts").open("a") as file:
   print(os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
 starts = len((workdir / "starts").read_text().splitlines())
 print(f"start {starts}", flush=True)
-if act == "wait" and starts == 1:
+if act in ("wait", "patient") and starts == 1:
   signal.signal(signal.SIGTERM, lambda *_: save(75))
   (workdir / "waits").write_text("")
   time.sleep(60)

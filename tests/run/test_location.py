@@ -277,7 +277,7 @@ def test_a_local_directory_is_itself(tmp_path):
 
 def test_an_address_that_cannot_be_opened_costs_a_message(monkeypatch):
   with pytest.raises(UserError, match=r"nosuch://bucket/run cannot be opened \(ValueError"):
-    open_location("nosuch://bucket/run")
+    open_location("nosuch://bucket/run").fetch()
   run = BucketDirectory("http://127.0.0.1:9/run") if _has_http() else None
   if run:
     with pytest.raises(UserError, match=r"does not answer .*check the address, the network"):
