@@ -89,7 +89,7 @@ class SkyPilot:
         "the hosts get a copy of the current directory and install resnet_jax from it: call this "
         "in a clone of resnet_jax, or give --setup COMMAND, which installs it otherwise"
       )
-    extras = "tpu,bucket" if accelerator.runtime else "cuda,bucket"
+    extras = "tpu,bucket,tfds" if accelerator.runtime else "cuda,bucket,tfds"
     self._setup = setup or _INSTALL.format(environment=_ENVIRONMENT, extras=extras)
     self._files, self._accelerator, self._stops = files, accelerator, stops
     places = {"region": region, "zone": zone}

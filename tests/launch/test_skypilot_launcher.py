@@ -126,7 +126,7 @@ def test_the_twelve_runs_of_a_sweep_are_twelve_tasks_on_a_slice_of_64_chips(task
       "job_recovery": {"max_restarts_on_errors": 4, "recover_on_exit_codes": [75]},
     }
     assert task["workdir"] == str(ROOT)
-    assert ".[tpu,bucket]" in task["setup"]
+    assert ".[tpu,bucket,tfds]" in task["setup"]
     words = shlex.split(task["run"].splitlines()[-1])
     assert words[:3] == ["exec", "resnet-jax", "train"]
     assert words[words.index("--workdir") + 1] == str(tmp_path / "lars" / f"{index:03d}")
@@ -347,7 +347,7 @@ def test_an_accelerator_that_there_is_not_is_refused_with_those_there_are(text, 
 def test_gpus_are_one_host_and_need_no_other_processes(tmp_path):
   task = yaml.safe_load(launcher(tmp_path, accelerator="H100:8").task(run_of("gs://b/s")))
   assert "--distributed" not in task["run"]
-  assert ".[cuda,bucket]" in task["setup"]
+  assert ".[cuda,bucket,tfds]" in task["setup"]
   assert task["resources"]["accelerators"] == "H100:8"
   assert task["resources"]["use_spot"] is False
 

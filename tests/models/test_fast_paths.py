@@ -11,7 +11,7 @@ from jax import lax
 
 from resnet_jax.models import Conv, ResNet, average_pool, max_pool
 from resnet_jax.models.convolution import pointwise_as_dot
-from resnet_jax.models.platforms import open_platform
+from resnet_jax.models.platforms import for_platform, open_platform
 from resnet_jax.models.pooling import POOL_PADDINGS, max_pool_of_slices
 
 SIZES = [(4, 4), (5, 8), (7, 6)]
@@ -221,6 +221,11 @@ def test_a_path_that_is_left_open_is_that_of_the_platform_a_program_is_for(funct
     assert f"stablehlo.{unused}" not in text
   np.testing.assert_array_equal(traced.lower().compile()(x), jax.jit(function)(x))
   assert "platform_index" not in primitives(function, x)
+  for platform, used, unused in (("cpu", fast, usual), ("tpu", usual, fast)):
+    with for_platform(platform):
+      text = jax.jit(functools.partial(function)).trace(x).lower().as_text()
+    assert f"stablehlo.{used}" in text
+    assert f"stablehlo.{unused}" not in text
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
