@@ -128,24 +128,24 @@ class _Checker:
 
   def __init__(self, needs_data: bool):
     self._needs_data = needs_data
-    self._opened: tuple[DataConfig, Dataset] | None = None
+    self._opened: tuple[DataConfig, Dataset | None] | None = None
 
   def check(self, config: Config) -> int | None:
     """Number of steps of a run; None if nobody can say without its data, which is not here."""
     check_without_data(config)
+    if self._opened is None or self._opened[0] != config.data:
+      self._opened = None  # Before the next is read: two may not fit into memory.
+      self._opened = config.data, self._open(config)
+    dataset = self._opened[1]
+    return build_run(config, dataset=dataset).steps if dataset else None
+
+  def _open(self, config: Config) -> Dataset | None:
     try:
-      dataset: Dataset | None = self._open(config)
+      return open_dataset(config.data, config.seed)
     except UserError:
       if self._needs_data:
         raise
-      dataset = blank_dataset(config.data, config.seed)
-    return build_run(config, dataset=dataset).steps if dataset else None
-
-  def _open(self, config: Config) -> Dataset:
-    if self._opened is None or self._opened[0] != config.data:
-      self._opened = None  # Before the next is read: two may not fit into memory.
-      self._opened = config.data, open_dataset(config.data, config.seed)
-    return self._opened[1]
+      return blank_dataset(config.data, config.seed)
 
 
 def _resolve(variation: Variation, words: Sequence[str], arguments: Sequence[str]) -> Config:

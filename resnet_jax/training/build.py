@@ -99,8 +99,8 @@ def build_run(
   learning_rate = make_learning_rate(config, steps)
   rate = scale_by_rate(learning_rate.schedule, learning_rate.warmup)
   optimizer = make_optimizer(config.optimizer, rate, config.frozen)
-  model = build_model(config, dataset)
-  _check_parameter_names(config, model, dataset)
+  model, params = _model_and_parameters(config, dataset)
+  _check_parameter_names(config, params)
   if trains:
     _check_metrics(config, dataset)
     _check_batch(config, model, len(devices) if devices else jax.device_count())
@@ -170,12 +170,18 @@ def build_model(config: Config, dataset: Dataset) -> models.Network:
   Raises:
     UserError: There is no such network, or it does not fit the data set.
   """
+  return _model_and_parameters(config, dataset)[0]
+
+
+def _model_and_parameters(config: Config, dataset: Dataset) -> tuple[models.Network, Any]:
+  """The network, and the shapes of its parameters."""
   num_classes = config.model.overrides.get("num_classes", dataset.num_classes)
   model = _create(config, num_classes=num_classes)
   try:
     if "float64" in (model.dtype, model.param_dtype) and not jax.config.read("jax_enable_x64"):
       raise UserError("float64 is off in JAX: set the environment variable JAX_ENABLE_X64=1")
-    jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *dataset.image_shape)))
+    images = jnp.zeros((1, *dataset.image_shape))
+    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
   except (ValueError, TypeError) as error:
     raise UserError(f"config.model: {error}") from None
   if model.head == "none":
@@ -187,7 +193,7 @@ def build_model(config: Config, dataset: Dataset) -> models.Network:
       f"the network has {model.num_classes} outputs and {dataset.name} has {dataset.num_classes} "
       f"classes: leave out model.num_classes, or set it to {dataset.num_classes}"
     )
-  return model
+  return model, params
 
 
 def _check_metrics(config: Config, dataset: Dataset) -> None:
@@ -210,7 +216,7 @@ def _check_metrics(config: Config, dataset: Dataset) -> None:
     )
 
 
-def _check_parameter_names(config: Config, model: models.Network, dataset: Dataset) -> None:
+def _check_parameter_names(config: Config, params: Any) -> None:
   """Raises a UserError for a pattern that no parameter fits, or if nothing is left to train."""
   if config.reset and config.init_from is None:
     raise UserError(
@@ -224,10 +230,6 @@ def _check_parameter_names(config: Config, model: models.Network, dataset: Datas
   }
   if optimizer.name == "lars" and lars.exclude != LarsConfig().exclude:
     fields["optimizer.lars.exclude"] = lars.exclude
-  if not any(fields.values()):
-    return
-  images = jnp.zeros((1, *dataset.image_shape))
-  params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
   for field, patterns in fields.items():
     check_patterns(params, patterns, field)
   if config.frozen and all(jax.tree.leaves(matching(params, config.frozen))):
