@@ -251,7 +251,8 @@ def largest_fitting(attempt: Callable[[int], int | None], memory: int, first: in
   """The largest number for which `attempt` gives what it takes, and not None; 0 if there is none.
 
   What is taken is thought to grow by about the same with each: so the next number to be tried is
-  that which would just fit, and few tries are needed, each of which takes minutes.
+  that which would just fit, or not far beyond what fits, and few tries are needed: each takes
+  minutes.
 
   Args:
     attempt: Of a number from 1, how much memory it takes, or None if it does not fit.
@@ -282,6 +283,8 @@ def _next(fits: Mapping[int, int], memory: int, high: int | None) -> int:
     slope = (fits[low] - fits[other]) / (low - other)
     offset = fits[low] - slope * low
   guess = int((memory - offset) / slope) if slope > 0 else 2 * low
+  if fits[low] > memory / 2:  # Near its end the compiler computes things twice to save memory.
+    guess = min(guess, low + low // 4)
   if high is None:
     return max(low + 1, min(guess, 8 * low))
   if not low < guess < high:  # The guess is known: what it takes does not grow evenly.

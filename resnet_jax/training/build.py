@@ -99,7 +99,7 @@ def build_run(
   learning_rate = make_learning_rate(config, steps)
   rate = scale_by_rate(learning_rate.schedule, learning_rate.warmup)
   optimizer = make_optimizer(config.optimizer, rate, config.frozen)
-  model, params = _model_and_parameters(config, dataset)
+  model, params = _build_model(config, dataset)
   _check_parameter_names(config, params)
   if trains:
     _check_metrics(config, dataset)
@@ -162,19 +162,14 @@ def _create(config: Config, **more: Any) -> models.Network:
   return model
 
 
-def build_model(config: Config, dataset: Dataset) -> models.Network:
-  """The config's network for a data set, mapped over the devices.
+def _build_model(config: Config, dataset: Dataset) -> tuple[models.Network, Any]:
+  """The config's network for a data set, mapped over the devices; the shapes of its parameters.
 
   Unless the config says another number of classes, the network has the data set's.
 
   Raises:
     UserError: There is no such network, or it does not fit the data set.
   """
-  return _model_and_parameters(config, dataset)[0]
-
-
-def _model_and_parameters(config: Config, dataset: Dataset) -> tuple[models.Network, Any]:
-  """The network, and the shapes of its parameters."""
   num_classes = config.model.overrides.get("num_classes", dataset.num_classes)
   model = _create(config, num_classes=num_classes)
   try:
@@ -246,7 +241,7 @@ def _check_batch(config: Config, model: models.Network, count: int) -> None:
       f"choose a multiple of {count * parts}"
     )
   if not isinstance(model.norm, functools.partial) or getattr(model, "frozen_bn", False):
-    return  # only our batch norm, which `build_model` made, sees more than one example
+    return  # only our batch norm, which `_build_model` made, sees more than one example
   part = config.batch_size // parts
   if parts > 1 and (config.bn_group is None or config.bn_group > part):
     raise UserError(
