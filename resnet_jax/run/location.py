@@ -119,12 +119,17 @@ class BucketDirectory(Location):
       with self._named():
         before = remote_lock.session_of(self._mirror)
         session = stack.enter_context(remote_lock.held(self._mirror))
-      if before != self._mirror.note:
-        raise UserError(f"{self} has changed since it was fetched: run the same command again")
+        if before != self._mirror.note:
+          raise UserError(f"{self} has changed since it was fetched: run the same command again")
+        self._begin()
       self._mirror.note = session
       stack.callback(self._send_all)
       stack.enter_context(_repeatedly(self.send, self._mirror.address))
       yield
+
+  def _begin(self) -> None:
+    """What is to be put in order once the directory is held."""
+    self._mirror.discard_torn()
 
   def _send_all(self) -> None:
     try:
@@ -161,6 +166,9 @@ class BucketSweep(BucketDirectory):
   def send(self) -> None:
     """See `Location`."""
     self._mirror.push(_is_sweeps_own)
+
+  def _begin(self) -> None:
+    """Nothing: its runs are held by others."""
 
   @contextlib.contextmanager
   def held(self) -> Iterator[None]:

@@ -91,13 +91,9 @@ class Mirror:
     with self._lock:
       notes = self._read_notes()
       known: dict[str, Any] = notes["files"]
-      there = {name: v for name, v in self._listing().items() if wanted(name)}
-      whole = {found[1] for name in there if (found := _SEALED.fullmatch(name))}
-      there = {
-        name: version
-        for name, version in there.items()
-        if not (found := _IN_CHECKPOINT.match(name)) or found[1] in whole
-      }
+      listing = self._listing()
+      torn = _torn(listing)
+      there = {name: v for name, v in listing.items() if wanted(name) and name not in torn}
       here = {name for name in self._local() if wanted(name)}
       gone = {name for name in here - there.keys() if exactly or name in known}
       for name in _in_order(gone, deleting=True):
@@ -151,6 +147,18 @@ class Mirror:
         del known[name]
         self._write_notes(notes)
 
+  def discard_torn(self) -> None:
+    """Deletes what there is of checkpoints that were not sent, or not deleted, to the end.
+
+    Else it would lie among the files of the next checkpoint of the same step.
+
+    Raises:
+      OSError: The store does not answer.
+    """
+    for name in sorted(_torn(self._listing())):
+      with contextlib.suppress(FileNotFoundError):
+        self._ask(functools.partial(self._filesystem.rm_file, self._path(name)))
+
   def _send(self, path: pathlib.Path, name: str) -> None:
     if _IN_CHECKPOINT.match(name):
       if not path.exists():
@@ -196,6 +204,15 @@ class Mirror:
   def _write_notes(self, notes: dict[str, Any]) -> None:
     self._notes.parent.mkdir(parents=True, exist_ok=True)
     write_whole(self._notes, json.dumps(notes).encode())
+
+
+def _torn(names: Iterable[str]) -> set[str]:
+  """Those that lie in checkpoints which are not sealed."""
+  names = set(names)
+  sealed = {found[1] for name in names if (found := _SEALED.fullmatch(name))}
+  return {
+    name for name in names if (found := _IN_CHECKPOINT.match(name)) and found[1] not in sealed
+  }
 
 
 def _in_order(names: Iterable[str], deleting: bool = False) -> list[str]:

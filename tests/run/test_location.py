@@ -126,6 +126,27 @@ def test_a_checkpoint_that_was_not_sent_whole_is_none(address, on):
   assert sorted(path.name for path in (there.path / "checkpoints").iterdir()) == ["5"]
 
 
+def test_a_torn_checkpoint_does_not_spoil_the_next_one_of_its_step(address, on):
+  here = on("one", address)
+  here.fetch()
+  with here.held():
+    write_checkpoint(here.path, 5)
+    (here.path / "checkpoints" / "5" / "state" / "other").write_text("of the first")
+    (here.path / "checkpoints" / "5" / "digests.json").unlink()
+    digests.seal(here.path / "checkpoints" / "5")
+  files = fsspec.filesystem("memory")
+  files.rm_file(f"{files._strip_protocol(address)}/checkpoints/5/digests.json")
+  there = on("two", address)
+  there.fetch()
+  with there.held():
+    assert "checkpoints/5/state/other" not in names(address)
+    write_checkpoint(there.path, 5, "of the second")
+  third = on("three", address)
+  third.fetch()
+  assert digests.damage(third.path / "checkpoints" / "5") is None
+  assert (third.path / "checkpoints" / "5" / "state" / "d").read_text() == "of the second"
+
+
 def test_of_a_checkpoint_what_seals_it_is_sent_last_and_deleted_first(address, on, monkeypatch):
   done = []
   here = on("one", address)
