@@ -155,9 +155,13 @@ class Mirror:
     Raises:
       OSError: The store does not answer.
     """
-    for name in sorted(_torn(self._listing())):
-      with contextlib.suppress(FileNotFoundError):
-        self._ask(functools.partial(self._filesystem.rm_file, self._path(name)))
+    with self._lock:
+      notes = self._read_notes()
+      for name in sorted(_torn(self._listing())):
+        with contextlib.suppress(FileNotFoundError):
+          self._ask(functools.partial(self._filesystem.rm_file, self._path(name)))
+        notes["files"].pop(name, None)  # What is here is sent again.
+      self._write_notes(notes)
 
   def _send(self, path: pathlib.Path, name: str) -> None:
     if _IN_CHECKPOINT.match(name):

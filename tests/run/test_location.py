@@ -147,6 +147,27 @@ def test_a_torn_checkpoint_does_not_spoil_the_next_one_of_its_step(address, on):
   assert (third.path / "checkpoints" / "5" / "state" / "d").read_text() == "of the second"
 
 
+def test_a_checkpoint_that_was_being_sent_when_its_machine_was_killed_is_sent_again(address, on):
+  here = on("one", address)
+  here.fetch()
+  with here.held():
+    write_checkpoint(here.path, 5)
+    here.send()
+  files = fsspec.filesystem("memory")
+  seal = "checkpoints/5/digests.json"
+  files.rm_file(f"{files._strip_protocol(address)}/{seal}")  # as if it had not come so far
+  notes = json.loads(here._mirror._notes.read_text())
+  del notes["files"][seal]
+  here._mirror._notes.write_text(json.dumps(notes))
+  again = on("one", address)
+  again.fetch()
+  with again.held():
+    pass
+  there = on("two", address)
+  there.fetch()
+  assert digests.damage(there.path / "checkpoints" / "5") is None
+
+
 def test_of_a_checkpoint_what_seals_it_is_sent_last_and_deleted_first(address, on, monkeypatch):
   done = []
   here = on("one", address)
