@@ -87,7 +87,7 @@ class Board:
     self._console = console or Console(highlight=False)
     self._rows = {job.name: _Row(job) for job in jobs}
     self._live: Live | None = None
-    self._looked = 0.0
+    self._looked, self._grows = 0.0, False
 
   def __enter__(self) -> "Board":
     for row in self._rows.values():
@@ -106,6 +106,7 @@ class Board:
 
   def add(self, job: Job) -> None:
     """A further run is known."""
+    self._grows = True
     self._rows[job.name] = _Row(job)
     self._rows[job.name].look()
 
@@ -148,7 +149,8 @@ class Board:
   def _count(self) -> str:
     states = [row.state for row in self._rows.values()]
     others = [f", {n} {state}" for state in _ENDED[1:] if (n := states.count(state))]
-    return f"{states.count('finished')} of {len(states)} finished{''.join(others)}"
+    of = "" if self._grows else f" of {len(states)}"  # Nobody knows how many there will be.
+    return f"{states.count('finished')}{of} finished{''.join(others)}"
 
   def _table(self) -> Table:
     table = Table(

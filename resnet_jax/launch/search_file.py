@@ -81,6 +81,9 @@ class SearchFile:
     value = self._call(name, *arguments)
     if not isinstance(value, kind):
       raise UserError(f"{name}() of {self.path} returns {value!r}, which is no {name} of Optuna's")
+    if isinstance(value, optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):
+      # At the end of their grid they stop `Study.optimize`, which is not what runs here.
+      raise UserError(f"sampler() of {self.path}: {type(value).__name__} tries all: write sweep()")
     return value
 
   def _call(self, name: str, *arguments: Any) -> Any:

@@ -255,6 +255,7 @@ def test_a_run_that_validates_nothing_has_failed(write, tmp_path):
     ({"more": "def sweep(): yield {}"}, r"both sweep\(\) and suggest\(\)"),
     ({"more": "def sampler(): pass"}, "takes no seed"),
     ({"more": "def sampler(seed): return 3"}, "no sampler of Optuna's"),
+    ({"more": "def sampler(seed): return optuna.samplers.GridSampler({})"}, "tries all"),
     ({"more": "def pruner(): return 3"}, "no pruner of Optuna's"),
     ({"more": "seed = -1"}, "seed=-1"),
   ],
