@@ -42,7 +42,7 @@ class _UnderWay:
   Attributes:
     trial: It, with the study that it was made in.
     job: Its run.
-    judged: How many of its reports the pruner has seen.
+    judged: The last step that the pruner was asked about.
   """
 
   trial: Trial
@@ -109,7 +109,7 @@ class Search:
 
   def __exit__(self, *_: object) -> None:
     unfinished = [t for t in self._study.get_trials(deepcopy=False) if not t.state.is_finished()]
-    self._worker.end([trial.user_attrs["worker"] for trial in unfinished])
+    self._worker.end([_owner(trial) for trial in unfinished])
 
   def next(self) -> tuple[Job, str] | None:
     """A trial of this worker's, begun or new; None if all are somebody's."""
@@ -117,7 +117,7 @@ class Search:
       trials = self._study.get_trials(deepcopy=False)[: self._count]
       for trial in trials:
         known = trial.state.is_finished() or _name(trial) in self._under_way
-        if known or not self._worker.is_here(trial.user_attrs["worker"]):
+        if known or not self._worker.is_here(_owner(trial)):
           continue
         now = self._storage.get_trial(trial._trial_id)
         if not now.state.is_finished():  # As it may be by now, and therefore its worker gone.
@@ -136,15 +136,15 @@ class Search:
     if under_way is None:
       return ""
     values = self._report(under_way)
-    if len(values) == under_way.judged or (job.steps and max(values) >= job.steps):
+    step = max(values, default=0)
+    if step <= under_way.judged or (job.steps and step >= job.steps):
       return ""
-    under_way.judged = len(values)
+    under_way.judged = step
     if not under_way.trial.should_prune():
       return ""
     # Before the run hears of it: whatever is killed from now on, it is not trained further.
     under_way.trial.study.tell(under_way.trial, state=TrialState.PRUNED)
     del self._under_way[job.name]
-    step = max(values)
     return f"at step {step:,}, {metric_words(self._metric, values[step])}"
 
   def ended(self, job: Job, failure: str) -> None:
@@ -169,7 +169,7 @@ class Search:
       text = write_outcome(self._directory, jobs, self.failures(), pruned)
     lines = [text]
     for trial in begun:
-      holder = self._worker.holder(trial.user_attrs["worker"])
+      holder = self._worker.holder(_owner(trial))
       if trial.state == TrialState.RUNNING and holder and _name(trial) not in self._under_way:
         lines.append(f"trial {_name(trial)} is under way: {holder}")
     done = [trial for trial in begun if trial.state == TrialState.COMPLETE]
@@ -185,9 +185,9 @@ class Search:
   def failures(self) -> dict[str, str]:
     """What the trials that failed last said, by name."""
     return {
-      _name(trial): trial.user_attrs["failure"]
+      _name(trial): trial.user_attrs.get("failure", "")
       for trial in self._study.get_trials(deepcopy=False)
-      if "failure" in trial.user_attrs
+      if trial.state == TrialState.FAIL
     }
 
   def _require_free(self) -> None:
@@ -204,7 +204,7 @@ class Search:
       raise UserError(f"workdir {directory} holds runs and no {JOURNAL}: choose another one")
 
   def _begin(self, frozen: FrozenTrial) -> tuple[Job, str]:
-    # What has no public name, and what optuna.integration does: a trial of a known number again.
+    # Optuna has no public way to go on with a trial of a known number.
     identity = frozen._trial_id
     if frozen.state == TrialState.WAITING:
       self._storage.set_trial_state_values(identity, TrialState.RUNNING)
@@ -307,6 +307,11 @@ def recorded_values(workdir: pathlib.Path, metric: str) -> dict[int, float]:
     if record["split"] == "validation" and isinstance(value, int | float) and math.isfinite(value):
       values[record["step"]] = 100 * (1 - value) if metric.endswith("accuracy") else float(value)
   return values
+
+
+def _owner(trial: FrozenTrial) -> str:
+  """The worker that a trial belongs to; all that somebody has enqueued belong to one of them."""
+  return str(trial.user_attrs.get("worker", "enqueued"))
 
 
 def _name(trial: FrozenTrial) -> str:
