@@ -135,22 +135,23 @@ class Search:
     under_way = self._under_way.get(job.name)
     if under_way is None:
       return ""
-    values = self._report(under_way)
-    step = max(values, default=0)
-    if step <= under_way.judged or (job.steps and step >= job.steps):
-      return ""
-    under_way.judged = step
-    if not under_way.trial.should_prune():
-      return ""
-    # Before the run hears of it: whatever is killed from now on, it is not trained further.
-    under_way.trial.study.tell(under_way.trial, state=TrialState.PRUNED)
-    del self._under_way[job.name]
-    return f"at step {step:,}, {metric_words(self._metric, values[step])}"
+    for step, value in sorted(recorded_values(job.workdir, self._metric).items()):
+      if step <= under_way.judged or (job.steps and step >= job.steps):
+        continue
+      self._report(under_way, {step: value})
+      under_way.judged = step
+      if under_way.trial.should_prune():
+        # Before the run hears of it: whatever is killed from now on, it is not trained further.
+        under_way.trial.study.tell(under_way.trial, state=TrialState.PRUNED)
+        del self._under_way[job.name]
+        return f"at step {step:,}, {metric_words(self._metric, value)}"
+    return ""
 
   def ended(self, job: Job, failure: str) -> None:
     """Tells the study what became of a trial."""
     under_way = self._under_way.pop(job.name)
-    values = self._report(under_way)
+    values = recorded_values(job.workdir, self._metric)
+    self._report(under_way, values)
     if not failure and not values:
       failure = f"it has recorded no validation {self._metric}"
     if failure:
@@ -283,14 +284,12 @@ class Search:
     variation = Variation(attributes["experiment"], attributes["fields"], {})
     return self._job(name, trial.params, variation, attributes["steps"])
 
-  def _report(self, under_way: _UnderWay) -> dict[int, float]:
-    """Tells the study what a run has recorded since; gives all of it, by step."""
+  def _report(self, under_way: _UnderWay, values: Mapping[int, float]) -> None:
+    """Tells the study what a run has recorded, by step, where it does not know it."""
     trial = under_way.trial
-    values = recorded_values(under_way.job.workdir, self._metric)
     known = self._storage.get_trial(trial._trial_id).intermediate_values
     for step in sorted(values.keys() - known.keys()):
       trial.report(values[step], step)
-    return values
 
 
 def metric_words(metric: str, value: float | None) -> str:

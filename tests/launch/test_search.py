@@ -139,9 +139,10 @@ def test_killed_in_the_middle_the_same_trials_go_on_under_their_numbers(write, t
 
 def test_two_workers_at_once_train_no_trial_twice_and_n_altogether(write, tmp_path, stub):
   file, folder = write(), tmp_path / "W"
-  other = subprocess.Popen([sys.executable, "-c", WORKER, file, folder, "4", "1", *stub])
-  wait_for((folder / "000" / "starts").exists)
-  follow(file, folder, 4, stub)
+  with Search(file, folder, 4) as search:
+    other = subprocess.Popen([sys.executable, "-c", WORKER, file, folder, "4", "1", *stub])
+    wait_for((folder / "000" / "starts").exists)
+    Local(program=stub).follow(search)
   assert other.wait(60) == 0
   # A trial that both made at once is one too many: nobody trains it.
   assert states(folder)[:4] == ["COMPLETE"] * 4
