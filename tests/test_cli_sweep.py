@@ -1,6 +1,7 @@
 """The command `sweep`, as a user has it; its launchers without training are in tests/launch."""
 
 import csv
+import importlib.util
 import json
 import os
 import pathlib
@@ -332,3 +333,118 @@ def test_the_lines_for_two_processes_train_stop_resume_and_finish_a_run(
   # What is finished is not printed again.
   status, out, err = call_here("sweep", *arguments, saving)
   assert (status, len(out.splitlines())) == (0, 2)
+
+
+SEARCH = ("--trials", "2")
+NEEDS_OPTUNA = pytest.mark.skipif(
+  importlib.util.find_spec("optuna") is None, reason="searches need Optuna"
+)
+
+
+def write_search(folder: pathlib.Path, more: str = "") -> pathlib.Path:
+  """A search file of short runs of digits."""
+  path = folder / "search.py"
+  fields = FIELDS.replace(": s", ": trial.number")
+  rate = '"optimizer.learning_rate": trial.suggest_float("rate", 1e-3, 1, log=True)'
+  path.write_text(
+    f'config = "digits"\n{more}\ndef suggest(trial):\n  return {{{rate}, {fields}, {LENGTHS}}}\n'
+  )
+  return path
+
+
+def test_without_optuna_a_search_costs_a_line(tmp_path, call_here, monkeypatch):
+  file = write_search(tmp_path)
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  status, out, err = call_here("sweep", file, "--workdir", tmp_path / "W", *SEARCH)
+  assert (status, out) == (2, "")
+  assert err == 'resnet-jax: --trials needs Optuna: pip install "resnet_jax[search]"\n'
+
+
+def test_nothing_but_a_search_imports_optuna(file, tmp_path):
+  code = (
+    "import sys; from resnet_jax import cli\n"
+    f"try: cli.main({['sweep', str(file), '--workdir', str(tmp_path / 'W'), '--dry-run']!r})\n"
+    "except SystemExit as e: print(e.code, 'optuna' in sys.modules)"
+  )
+  out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert out.stdout.splitlines()[-1] == "0 False"
+
+
+@NEEDS_OPTUNA
+def test_a_dry_run_of_a_search_prints_its_first_trial_and_writes_nothing(tmp_path, call_here):
+  file, workdir = write_search(tmp_path), tmp_path / "W"
+  arguments = ("sweep", file, "--workdir", workdir, *SEARCH, "--dry-run")
+  status, out, err = call_here(*arguments)
+  assert (status, err) == (0, "")
+  (line,) = [shlex.split(line) for line in out.splitlines() if line[0] != "#"]
+  assert line[:4] == [sys.executable, "-m", "resnet_jax", "train"]
+  assert line[6:8] == ["--workdir", str(workdir / "000")]
+  assert out.startswith("# 2 trials; the first of a new search")
+  assert call_here(*arguments)[1] == out
+  assert list(tmp_path.iterdir()) == [file]
+
+
+@NEEDS_OPTUNA
+@pytest.mark.parametrize(
+  ("arguments", "more", "word"),
+  [
+    ([], "", "it is a search: say how many trials with --trials N"),
+    (SEARCH, "def sweep(): yield {}", "both sweep() and suggest()"),
+    (["--trials", "0"], "", "positive"),
+    ([*SEARCH, "--launcher", "commands"], "", "--trials goes with --launcher local"),
+    ([*SEARCH, *SKY], "", "--trials goes with --launcher local"),
+    ([*SEARCH, "--config.bn_group=24"], "", "bn_group=24"),
+    ([*SEARCH, "--config.seed=3"], "", "--config.seed: suggest() gives this field"),
+  ],
+)
+def test_a_mistake_in_a_search_costs_a_short_message_and_nothing_is_written(
+  arguments, more, word, tmp_path, call_here
+):
+  file = write_search(tmp_path, more)
+  status, out, err = call_here("sweep", file, "--workdir", tmp_path / "W", *arguments)
+  assert (status, out) == (2, "")
+  assert word in err
+  assert "Traceback" not in err
+  assert len(err.splitlines()) < 25
+  assert list(tmp_path.iterdir()) == [file]
+
+
+@NEEDS_OPTUNA
+def test_trials_of_a_file_with_sweep_are_refused(file, tmp_path, call_here):
+  status, _, err = call_here("sweep", file, "--workdir", tmp_path / "W", *SEARCH)
+  assert (status, "leave out --trials" in err) == (2, True)
+
+
+@NEEDS_OPTUNA
+@pytest.mark.long
+def test_a_search_that_is_killed_goes_on_and_loses_no_trial(tmp_path, capsys):
+  file, workdir = write_search(tmp_path), tmp_path / "W"
+  arguments = (file, "--workdir", workdir, "--trials", 6, "--parallel", 2)
+  process = start(*arguments)
+  wait_until_some_are_finished(process, workdir, 2)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  before = finished(workdir)
+  begun = {path.name for path in workdir.glob("0*")}
+  done = {path.relative_to(workdir).parts[0] for path in before}
+  process = start(*arguments)
+  out, _ = process.communicate(timeout=900)
+  after = finished(workdir)
+  assert {path: after[path] for path in before if path in after} == before
+  states = {row["run"]: row["state"] for row in rows(workdir)}
+  assert sorted(states) == [f"{i:03d}" for i in range(6)]
+  assert set(states.values()) <= {"finished", "pruned", "failed"}
+  assert process.returncode == int("failed" in states.values()), out
+  assert "best trial: " in out.splitlines()[-1]
+  logs = {path.parts[-2]: path.read_text() for path in workdir.glob("*/log.txt")}
+  starts = {name: text.count("resnet_jax train") for name, text in logs.items()}
+  assert all(starts[name] == 1 for name in done)
+  assert all(states[name] != "failed" for name in begun)
+  # All is over: nothing is started, and the same is said.
+  process = start(*arguments)
+  again, _ = process.communicate(timeout=900)
+  assert again.splitlines()[-1] == out.splitlines()[-1]
+  assert finished(workdir) == after
+  with capsys.disabled():
+    print(f"\nfinished before kill -9: {sorted(done)} of {sorted(begun)}; starts: {starts}")
+    print(out)

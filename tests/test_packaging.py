@@ -58,4 +58,4 @@ print(built_in_sweeps(), len(read_sweep("digits")))
   ).stdout
   assert out.startswith(str(site))
   assert "['cifar10', 'digits', 'finetune', 'imagenet'] plain32" in out
-  assert "['cifar10_table6', 'digits', 'imagenet_lars'] 6" in out
+  assert "['cifar10_table6', 'digits', 'digits_search', 'imagenet_lars'] 6" in out

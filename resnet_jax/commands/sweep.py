@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from resnet_jax.commands.arguments import add_command, location, only_fields
+from resnet_jax.commands.arguments import add_command, location, only_fields, positive
 from resnet_jax.commands.launchers import (
   SEES_THE_SAME,
   add_launchers,
@@ -29,6 +29,7 @@ A sweep file names an experiment and yields how each run differs:
   resnet-jax sweep FILE --workdir gs://BUCKET/rates --launcher skypilot --accelerator v5e-64
   resnet-jax sweep FILE --workdir runs/rates --launcher slurm \\
     --sbatch="--partition=gpu --gres=gpu:1 --time=8:00:00"      # a job array; watches it
+  resnet-jax sweep digits_search --workdir runs/search --trials 20   # Optuna chooses each
 
 All runs are checked before the first starts. Killed, or with runs that failed: the same command
 goes on; what is finished is not done again. Status: 0 all finished, 1 some failed, 2 a mistake of
@@ -52,7 +53,8 @@ def add(commands: Any) -> None:
   parser.add_argument(
     "file",
     metavar="FILE",
-    help="a Python file with sweep(), or a built-in sweep (digits, cifar10_table6, imagenet_lars)",
+    help="a Python file with sweep(), or a built-in sweep (digits, cifar10_table6, imagenet_lars); "
+    "with --trials, one with suggest(trial) (digits_search)",
   )
   parser.add_argument(
     "--workdir",
@@ -64,6 +66,12 @@ def add(commands: Any) -> None:
   parser.add_argument(
     "--dry-run", action="store_true", help="check all, print what would be run, write nothing"
   )
+  parser.add_argument(
+    "--trials",
+    metavar="N",
+    type=positive,
+    help="search: FILE has suggest(trial), by which Optuna chooses each run, N altogether",
+  )
   add_launchers(parser)
 
 
@@ -71,6 +79,10 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   """Does it; gives the exit status."""
   only_fields(options, rest)
   check_launcher(options)
+  if options.trials is not None:
+    from resnet_jax.commands import search
+
+    return search.execute(options, rest)
   keep_to_cpu()
   from resnet_jax.launch.outcome import write_outcome
   from resnet_jax.launch.sweep import Sweep

@@ -18,8 +18,8 @@ from resnet_jax.analysis.recorded_runs import format_value
 from resnet_jax.launch.job import Job
 from resnet_jax.run.records import read_records
 
-State = Literal["waiting", "held", "running", "saved", "finished", "failed"]
-_ENDED = ("finished", "failed")
+State = Literal["waiting", "held", "running", "saved", "finished", "pruned", "failed"]
+_ENDED: tuple[State, ...] = ("finished", "pruned", "failed")
 _LOOK_SECONDS = 1.0
 _STYLES: Mapping[str, str] = {"running": "bold", "finished": "green", "failed": "red"}
 
@@ -77,17 +77,17 @@ class _Row:
 class Board:
   """The state of every run, shown; within `with`."""
 
-  def __init__(self, jobs: Sequence[Job], console: Console | None = None):
+  def __init__(self, jobs: Sequence[Job] = (), console: Console | None = None):
     """Shows nothing yet.
 
     Args:
-      jobs: The runs.
+      jobs: The runs that are known.
       console: Where to; standard output unless given.
     """
     self._console = console or Console(highlight=False)
     self._rows = {job.name: _Row(job) for job in jobs}
     self._live: Live | None = None
-    self._looked = 0.0
+    self._looked, self._grows = 0.0, False
 
   def __enter__(self) -> "Board":
     for row in self._rows.values():
@@ -103,6 +103,12 @@ class Board:
     if self._live:
       self._live.update(self._table(), refresh=True)
       self._live.stop()
+
+  def add(self, job: Job) -> None:
+    """A further run is known."""
+    self._grows = True
+    self._rows[job.name] = _Row(job)
+    self._rows[job.name].look()
 
   def set(self, job: Job, state: State, note: str = "") -> None:
     """A run is in another state, or in the same for another reason."""
@@ -142,8 +148,9 @@ class Board:
 
   def _count(self) -> str:
     states = [row.state for row in self._rows.values()]
-    done, failed = states.count("finished"), states.count("failed")
-    return f"{done} of {len(states)} finished" + (f", {failed} failed" if failed else "")
+    others = [f", {n} {state}" for state in _ENDED[1:] if (n := states.count(state))]
+    of = "" if self._grows else f" of {len(states)}"  # Nobody knows how many there will be.
+    return f"{states.count('finished')}{of} finished{''.join(others)}"
 
   def _table(self) -> Table:
     table = Table(

@@ -51,6 +51,19 @@ class Ending:
   interrupted: bool = False
 
 
+class Stream(Protocol):
+  """Runs that are not known beforehand: each may follow from what became of those before it."""
+
+  def next(self) -> tuple[Job, str] | None:
+    """The next run, and why it cannot be trained ("" if it can); None if there is none now."""
+
+  def look(self, job: Job) -> str:
+    """What a run that trains has recorded: why it is to be stopped for good, or ""."""
+
+  def ended(self, job: Job, failure: str) -> None:
+    """A run is finished, or has failed for good: then what it last said. Not if it was stopped."""
+
+
 class Launcher(Protocol):
   """What starts runs. All give the same `resnet-jax train` commands to something that runs them."""
 

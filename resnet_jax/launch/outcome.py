@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from resnet_jax.analysis.curves import render_png
@@ -38,7 +38,7 @@ class _Row:
 
   Attributes:
     job: The run.
-    state: finished, failed, unfinished or not begun; "" where nobody knows how long it is.
+    state: finished, pruned, failed, unfinished or not begun; "" where nobody knows how long it is.
     note: What it last said, if it failed.
     summary: What it recorded; None if nothing.
   """
@@ -54,13 +54,19 @@ class _Row:
     return math.inf if value is None else value
 
 
-def write_outcome(directory: pathlib.Path, jobs: Sequence[Job], failures: Mapping[str, str]) -> str:
+def write_outcome(
+  directory: pathlib.Path,
+  jobs: Sequence[Job],
+  failures: Mapping[str, str],
+  pruned: Collection[str] = (),
+) -> str:
   """Writes summary.csv, and summary.png if anything was recorded, into a sweep's directory.
 
   Args:
     directory: The sweep's directory.
     jobs: All of its runs.
     failures: What those that failed last said, by name.
+    pruned: Names of those that were ended early, for good.
 
   Returns:
     A table of the runs, the best first, and what failed, as text for a terminal.
@@ -68,7 +74,7 @@ def write_outcome(directory: pathlib.Path, jobs: Sequence[Job], failures: Mappin
   Raises:
     OSError: The files cannot be written.
   """
-  rows = [_row(job, failures) for job in jobs]
+  rows = [_row(job, failures, pruned) for job in jobs]
   field = next((f for f in _NUMBERS if any(math.isfinite(r.number(f)) for r in rows)), None)
   written = ["summary.csv"]
   if field:
@@ -90,13 +96,15 @@ def write_outcome(directory: pathlib.Path, jobs: Sequence[Job], failures: Mappin
   return "\n".join(lines)
 
 
-def _row(job: Job, failures: Mapping[str, str]) -> _Row:
+def _row(job: Job, failures: Mapping[str, str], pruned: Collection[str]) -> _Row:
   try:
     summary = summarize_run(read_runs([job.workdir])[0], job.name)
   except UserError:  # It has recorded nothing.
     summary = None
   if job.name in failures:
     state = "failed"
+  elif job.name in pruned:
+    state = "pruned"
   elif job.is_finished():
     state = "finished"
   elif summary is None:

@@ -13,18 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from resnet_jax.data.blank import blank_dataset
-from resnet_jax.data.config import DataConfig
-from resnet_jax.data.dataset import Dataset
-from resnet_jax.data.sources import open_dataset
 from resnet_jax.errors import UserError
 from resnet_jax.launch.job import Job
-from resnet_jax.launch.overrides import replace_fields, require_restored, to_arguments
+from resnet_jax.launch.resolving import Checker, named_fields, resolve, train_arguments
 from resnet_jax.launch.sweep_file import Variation, read_sweep
-from resnet_jax.run.config import differences, load_config, override_config, to_json
+from resnet_jax.run.config import differences, to_json
 from resnet_jax.run.location import Location
 from resnet_jax.run.workdir import check_claim, write_json
-from resnet_jax.training.build import build_run, check_without_data
 from resnet_jax.training.config import Config, changeable
 
 
@@ -55,29 +50,27 @@ class Sweep:
     self.directory = directory = location.path
     variations = read_sweep(file)
     varied = {name for variation in variations for name in variation.overrides}
-    for name in _fields(arguments) & varied:
+    for name in named_fields(arguments) & varied:
       raise UserError(f"--config.{name}: sweep() of {file} gives this field; change it there")
     self._configs: list[Config] = []
     self.jobs: list[Job] = []
-    checker = _Checker(needs_data)
+    checker = Checker(needs_data)
     constant = _constants(variations)
     shows = sys.stderr.isatty()
     for index, variation in enumerate(tqdm(variations, "checking", disable=not shows, leave=False)):
       name = f"{index:03d}"
       where = f"{file}: run {index + 1} of {len(variations)} ({name})"
-      words = [*to_arguments(variation.overrides), *arguments]
       try:
-        config = _resolve(variation, words, arguments)
-        steps = checker.check(config)
+        config = resolve(variation, arguments)
+        run = checker.build(config)
         check_claim(directory / name, config, changeable(config))
       except UserError as error:
         raise UserError(f"{where}: {error}") from None
       workdir = directory / name
-      place = location.child(name)
-      command = ["train", "--config", variation.experiment, "--workdir", place, *words]
+      command = train_arguments(variation, location.child(name), arguments)
       shown = {field: v for field, v in variation.shown.items() if field not in constant}
       self._configs.append(config)
-      self.jobs.append(Job(name, workdir, shown, command, steps))
+      self.jobs.append(Job(name, workdir, shown, command, run.steps if run else None))
     self._shown = [variation.shown for variation in variations]
     self._require_same()
 
@@ -106,6 +99,8 @@ class Sweep:
       raise UserError(
         f"workdir {self._location} is the directory of a run, not of a sweep: choose another one"
       )
+    if (self.directory / "study.log").exists():
+      raise UserError(f"workdir {self._location} holds a search: choose another one, or --trials")
     stored = _stored_configs(self.directory)
     if len(stored) > len(self._configs):
       raise UserError(
@@ -123,41 +118,6 @@ class Sweep:
           )
 
 
-class _Checker:
-  """Builds runs without training them; a data set that several share is opened once."""
-
-  def __init__(self, needs_data: bool):
-    self._needs_data = needs_data
-    self._opened: tuple[DataConfig, Dataset | None] | None = None
-
-  def check(self, config: Config) -> int | None:
-    """Number of steps of a run; None if nobody can say without its data, which is not here."""
-    check_without_data(config)
-    if self._opened is None or self._opened[0] != config.data:
-      self._opened = None  # Before the next is read: two may not fit into memory.
-      self._opened = config.data, self._open(config)
-    dataset = self._opened[1]
-    return build_run(config, dataset=dataset).steps if dataset else None
-
-  def _open(self, config: Config) -> Dataset | None:
-    try:
-      return open_dataset(config.data, config.seed)
-    except UserError:
-      if self._needs_data:
-        raise
-      return blank_dataset(config.data, config.seed)
-
-
-def _resolve(variation: Variation, words: Sequence[str], arguments: Sequence[str]) -> Config:
-  """A run's config, which the words of its command give as well."""
-  base = load_config(variation.experiment, Config)
-  config = replace_fields(base, variation.overrides)
-  if arguments:
-    config = override_config(config, arguments, "resnet-jax sweep")
-  require_restored(base, words, config)
-  return config
-
-
 def _stored_configs(directory: pathlib.Path) -> list[Any]:
   path = directory / "sweep.json"
   try:
@@ -171,15 +131,6 @@ def _stored_configs(directory: pathlib.Path) -> list[Any]:
     raise UserError(
       f"{path} is not that of a sweep: choose another --workdir, or remove the file"
     ) from None
-
-
-def _fields(arguments: Sequence[str]) -> set[str]:
-  """The fields that `--config.…` arguments name."""
-  return {
-    word.removeprefix("--config.").partition("=")[0]
-    for word in arguments
-    if word.startswith("--config.")
-  }
 
 
 def _constants(variations: Sequence[Variation]) -> set[str]:

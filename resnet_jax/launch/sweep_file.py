@@ -51,10 +51,9 @@ def read_sweep(file: str) -> list[Variation]:
   Raises:
     UserError: There is no such file, or it is no sweep; the message says where.
   """
-  path = _path(file)
-  module = load_module(path)
-  if not callable(getattr(module, "sweep", None)):
-    raise UserError(f"{path} has no function sweep() that yields overrides")
+  path, module = load_sweep(file)
+  if not hasattr(module, "sweep"):
+    raise UserError(f"{path} has suggest(), so it is a search: say how many trials with --trials N")
   try:
     yielded = list(itertools.islice(module.sweep(), MOST_RUNS + 1))
   except UserError:
@@ -66,15 +65,38 @@ def read_sweep(file: str) -> list[Variation]:
   if len(yielded) > MOST_RUNS:
     raise UserError(f"sweep() of {path} yields more than {MOST_RUNS:,} runs")
   return [
-    _variation(module, path, overrides, f"{path}: run {index + 1} of {len(yielded)}")
+    make_variation(module, path, overrides, f"{path}: run {index + 1} of {len(yielded)}")
     for index, overrides in enumerate(yielded)
   ]
 
 
-def _variation(module: ModuleType, path: pathlib.Path, overrides: Any, where: str) -> Variation:
+def load_sweep(file: str) -> tuple[pathlib.Path, ModuleType]:
+  """A sweep file, or a built-in sweep of that name: where it lies, and what it defines.
+
+  Raises:
+    UserError: There is no such file, it cannot be run, or it has not one of sweep() and suggest().
+  """
+  path = _path(file)
+  module = load_module(path)
+  has = [name for name in ("sweep", "suggest") if callable(getattr(module, name, None))]
+  if not has:
+    raise UserError(
+      f"{path} has no function sweep() that yields overrides, nor suggest(trial) that returns them"
+    )
+  if len(has) == 2:
+    raise UserError(f"{path} has both sweep() and suggest(): a file is a sweep or a search")
+  return path, module
+
+
+def make_variation(module: ModuleType, path: pathlib.Path, overrides: Any, where: str) -> Variation:
+  """A run of what a file gives for it; `where` says which of them, in messages.
+
+  Raises:
+    UserError: It gives something else than values by field, or there is no experiment to vary.
+  """
   if not isinstance(overrides, Mapping) or not all(isinstance(name, str) for name in overrides):
     raise UserError(
-      f"{where} is {overrides!r}: sweep() yields dictionaries of values by field, "
+      f"{where} is {overrides!r}: expected are dictionaries of values by field, "
       'such as {"optimizer.learning_rate": 0.1}'
     )
   shown = plain(dict(overrides))
