@@ -50,15 +50,15 @@ def field(name: str) -> str:
   return next(word for word in sys.argv if word.startswith(prefix)).removeprefix(prefix)
 
 
+act = option("--act") if "--act" in sys.argv else ""
 workdir = pathlib.Path(option("--workdir"))
 with (workdir / "starts").open("a") as file:
   print(os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
 starts = len((workdir / "starts").read_text().splitlines())
 print(f"start {starts}", flush=True)
-if "--act" not in sys.argv:
+if not act:
   train()
   sys.exit(0)
-act = option("--act")
 if act in ("wait", "patient") and starts == 1:
   signal.signal(signal.SIGTERM, lambda *_: save(75))
   (workdir / "waits").write_text("")

@@ -14,6 +14,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.launch.local import Local
 from resnet_jax.launch.slots import Slot
 from resnet_jax.launch.sweep import Sweep
+from resnet_jax.run.location import LocalDirectory
 
 optuna = pytest.importorskip("optuna", reason="searches need Optuna")
 
@@ -303,7 +304,7 @@ def test_another_search_or_a_sweep_in_the_directory_is_refused(write, tmp_path):
   grid = tmp_path / "grid.py"
   grid.write_text('config = "digits"\ndef sweep(): yield {}')
   with pytest.raises(UserError, match="holds a search"):
-    Sweep(str(grid), folder)
+    Sweep(str(grid), LocalDirectory(folder))
   (tmp_path / "S").mkdir()
   (tmp_path / "S" / "sweep.json").write_text("{}")
   with pytest.raises(UserError, match="of a sweep, not of a search"):
