@@ -62,6 +62,7 @@ def test_the_last_line_is_one_object_with_the_figures(dataset, benchmark):
   assert values["packages"]["jax"]
 
 
+@pytest.mark.long
 def test_peers_are_measured_on_the_same_examples(dataset, benchmark):
   pytest.importorskip("torch", reason="PyTorch, one of the peers, is not installed")
   status, (line,), _ = benchmark(*dataset, *SMALL, "--peers", "--json-only")

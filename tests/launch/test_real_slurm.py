@@ -99,9 +99,10 @@ def displace(task: str) -> None:
   ("send", "count", "remark"),
   [
     (requeue, 2, "was ended by Slurm, with status 75"),
-    (displace, 2, "was ended by Slurm, with status 75"),
-    (tell, 2, "failed with status 75"),  # The stub has no checkpoint to show for it.
-    (cancel, 1, "was ended by Slurm, with status 75"),
+    pytest.param(displace, 2, "was ended by Slurm, with status 75", marks=pytest.mark.long),
+    # The stub has no checkpoint to show for it.
+    pytest.param(tell, 2, "failed with status 75", marks=pytest.mark.long),
+    pytest.param(cancel, 1, "was ended by Slurm, with status 75", marks=pytest.mark.long),
   ],
 )
 def test_what_slurm_sends_lets_a_run_save_and_it_goes_on_unless_cancelled(

@@ -17,7 +17,14 @@ def test_the_file_has_exactly_the_networks_of_the_catalog(expected):
   assert tuple(expected) == names()
 
 
-@pytest.mark.parametrize("name", names())
+# The deepest take as long to describe as all others together.
+DEEPEST = ("resnet1202", "preact_resnet1001")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [pytest.param(n, marks=pytest.mark.long) if n in DEEPEST else n for n in names()],
+)
 def test_a_network_is_layer_by_layer_the_one_in_the_file(name, expected):
   actual, wanted = golden.describe(name), expected.get(name, "")
   if actual != wanted:
