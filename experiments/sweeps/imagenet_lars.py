@@ -1,9 +1,12 @@
 """Rate and weight decay of LARS: ResNet-50 on ImageNet, batches of 32,768 on a slice v5e-64.
 
   resnet-jax sweep imagenet_lars --workdir gs://BUCKET/lars --launcher skypilot --accelerator v5e-64
-    --config.data.data_dir=gs://BUCKET/tensorflow_datasets --config.data.streaming.shuffle_block=16
+    --config.data.data_dir=gs://BUCKET/data --config.data.prepared_dir=gs://BUCKET/prepared
+    --config.data.streaming.shuffle_block=16
 
-in one line. The recipe is `imagenet:resnet50,lars`, which says where its numbers are from. Around
+in one line; docs/pods.md says how data gets there.
+
+The recipe is `imagenet:resnet50,lars`, which says where its numbers are from. Around
 them: its rate, 29, and lower and higher ones in steps of 4 (MLPerf's for half the batch is 25); its
 weight decay, 1e-4, half and twice that (MLPerf's for smaller batches is 2e-4).
 

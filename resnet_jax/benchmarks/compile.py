@@ -294,7 +294,7 @@ def _next(fits: Mapping[int, int], memory: int, high: int | None) -> int:
 
 def _lines(compiled: Compiled, target: Slice) -> Iterator[str]:
   for collective in compiled.collectives:
-    yield f"a step exchanges {collective.count} x {collective.kind}, {collective.size / 1e6:.1f} MB"
+    yield f"a step exchanges {collective.count} x {collective.kind}, {collective.size / 1e6:.4g} MB"
   yield (
     f"a device computes {compiled.flops / 1e12:.3f} Tflop, and its operations read and write "
     f"{compiled.traffic / 1e9:.1f} GB"

@@ -23,6 +23,7 @@ _MEMORY = {
   "v5p": 95 * _GIB,
   "v6e": 32 * _GIB,
 }
+_CUBES = ("v4", "v5p")
 _EXAMPLES = "v5e:8x8, v6e:16x16 or v4:2x2x4"
 
 
@@ -58,10 +59,10 @@ def describe_slice(name: str) -> Slice:
     UserError: There is no such topology, or the TPU's compiler is not installed.
   """
   found = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
-  if not found or found[1] not in _MEMORY:
+  if not found or found[1] not in _MEMORY or found[2].count("x") != 1 + (found[1] in _CUBES):
     raise UserError(
-      f"--topology {name}: give {', '.join(_MEMORY)} and the chips along each axis, such as "
-      f"{_EXAMPLES}"
+      f"--topology {name}: give {', '.join(_MEMORY)} and the chips along each of two axes (of v4 "
+      f"and v5p, three), such as {_EXAMPLES}"
     )
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(

@@ -125,7 +125,7 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   protocol = Protocol(options.protocol, options.crop, sides or None, options.quantum)
   locations = [open_location(text) for text in options.workdir]
   for each in locations:
-    each.fetch()
+    each.fetch(exists=True)
   members = _open(options, [each.path for each in locations], protocol)
   found = outcomes(mean_scores(member.score() for member in members))
   if options.confusion:
@@ -174,7 +174,7 @@ def _record(
   try:
     with locations[0].held():
       record_once(run.workdir, run.step, "test", average=run.ema_decay is not None, **values)
-  except UserError as error:
+  except (UserError, OSError) as error:
     print(f"not recorded: {error}", file=sys.stderr)
 
 

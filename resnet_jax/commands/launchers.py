@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.commands.arguments import check_coordinator, positive
+from resnet_jax.data.prepared import is_address
 
 if TYPE_CHECKING:
   from resnet_jax.launch.job import Launcher
@@ -100,6 +101,10 @@ def check_launcher(options: argparse.Namespace) -> None:
       )
     if options.coordinator is not None:
       check_coordinator(options)
+  if options.launcher == "slurm" and is_address(options.workdir):
+    error(
+      f"--workdir {options.workdir}: Slurm's logs and scripts need a directory that all nodes see"
+    )
   if options.launcher == "skypilot" and not options.accelerator:
     error("--launcher skypilot needs --accelerator, such as v5e-64")
 

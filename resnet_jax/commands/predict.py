@@ -101,7 +101,7 @@ def _open(options: argparse.Namespace) -> Any:
     read_info(options.weights)  # which says if there are none
     return classifier_of_network(str(options.weights))
   run = open_location(options.workdir)
-  run.fetch()
+  run.fetch(exists=True)
   if is_weights_directory(run.path):
     raise UserError(f"{run} holds converted weights, not a run: give --weights")
   return classifier_of_network(f"{run.path}:{options.checkpoint}", options.ema)

@@ -50,7 +50,7 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   from resnet_jax.training.reestimation import reestimate_run
 
   run = open_location(options.workdir)
-  run.fetch()
+  run.fetch(exists=True)
   config = with_data_dir(read_config(run.path, Config), options.data_dir)
   done = reestimate_run(
     build_run(config), run.path, options.checkpoint, options.examples, options.output

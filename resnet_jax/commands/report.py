@@ -28,6 +28,6 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
 
   runs = [open_location(text) for text in options.workdirs]
   for run in runs:
-    run.fetch()
+    run.fetch(exists=True)
   print(write_report([run.path for run in runs], options.output))
   return 0

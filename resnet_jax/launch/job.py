@@ -24,6 +24,7 @@ class Job:
     shown: Values by field that tell it from the other runs.
     arguments: `train --config … --workdir … --config.FIELD=VALUE …`, word by word.
     steps: Length of its training; None where that takes data that is not here.
+    works_in: Where a process on this machine that trains it has its lock, if not in `workdir`.
   """
 
   name: str
@@ -31,6 +32,7 @@ class Job:
   shown: Mapping[str, Any]
   arguments: Sequence[str]
   steps: int | None
+  works_in: pathlib.Path | None = None
 
   def is_finished(self) -> bool:
     """Whether its last step is saved: what `train` itself would go on from."""

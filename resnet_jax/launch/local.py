@@ -177,7 +177,7 @@ class _Session:
     """Starts runs while there are places; one that another process trains waits for that."""
     for _ in range(len(self._waiting)):
       job = self._waiting.popleft()
-      if holder := holder_of(job.workdir):
+      if holder := holder_of(job.works_in or job.workdir):
         self._board.set(job, "held", f"waits for {holder}")
         self._waiting.append(job)
       elif job.is_finished():

@@ -70,7 +70,8 @@ class Sweep:
       command = train_arguments(variation, location.child(name), arguments)
       shown = {field: v for field, v in variation.shown.items() if field not in constant}
       self._configs.append(config)
-      self.jobs.append(Job(name, workdir, shown, command, run.steps if run else None))
+      steps, works_in = run.steps if run else None, location.child_path(name)
+      self.jobs.append(Job(name, workdir, shown, command, steps, works_in))
     self._shown = [variation.shown for variation in variations]
     self._require_same()
 

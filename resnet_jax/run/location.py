@@ -8,6 +8,7 @@ import abc
 import contextlib
 import fcntl
 import pathlib
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -35,8 +36,19 @@ class Location(abc.ABC):
     """The name of a directory in it, as a command takes it."""
 
   @abc.abstractmethod
-  def fetch(self) -> None:
-    """Brings `path` up to date; raises a UserError if that cannot be done."""
+  def child_path(self, name: str) -> pathlib.Path:
+    """Where a run in `child(name)` works on this machine, and is locked."""
+
+  @abc.abstractmethod
+  def fetch(self, exists: bool = False) -> None:
+    """Brings `path` up to date.
+
+    Args:
+      exists: Whether a run has to be there already.
+
+    Raises:
+      UserError: That cannot be done.
+    """
 
   @abc.abstractmethod
   def send(self) -> None:
@@ -66,8 +78,12 @@ class LocalDirectory(Location):
     """See `Location`."""
     return str(self.path / name)
 
-  def fetch(self) -> None:
-    """See `Location`: it is here."""
+  def child_path(self, name: str) -> pathlib.Path:
+    """See `Location`."""
+    return self.path / name
+
+  def fetch(self, exists: bool = False) -> None:
+    """See `Location`: it is here, or whoever reads it says that it is not."""
 
   def send(self) -> None:
     """See `Location`: it is here."""
@@ -80,8 +96,8 @@ class LocalDirectory(Location):
 class BucketDirectory(Location):
   """A directory in a bucket, which its holder alone changes: that of a run.
 
-  Whoever held it last, on this machine, has the newest copy: it is never fetched again, so that
-  nothing is lost which a killed process had not sent yet.
+  The copy of whoever held it last is the newest there is: on its machine it is not fetched again,
+  so that nothing is lost which a killed process had not sent yet.
   """
 
   kind = "runs"
@@ -91,6 +107,7 @@ class BucketDirectory(Location):
     name = address.rstrip("/").rpartition("/")[2]
     self._mirror = Mirror(address, cache_of(address, self.kind) / name)
     self.path = self._mirror.folder
+    self._session: str | None = None  # What this process is known by while it holds it.
 
   def __str__(self) -> str:
     return self._mirror.address
@@ -99,37 +116,57 @@ class BucketDirectory(Location):
     """See `Location`."""
     return f"{self._mirror.address}/{name}"
 
-  def fetch(self) -> None:
+  def child_path(self, name: str) -> pathlib.Path:
+    """See `Location`."""
+    return BucketDirectory(self.child(name)).path
+
+  def fetch(self, exists: bool = False) -> None:
     """See `Location`."""
     with _one_at_a_time(self.path), self._named():
-      session = remote_lock.session_of(self._mirror)
-      if session is None or session != self._mirror.note:
-        self._mirror.pull(_fetched, exactly=True)
-        self._mirror.note = session
+      self._update()
+    if exists and not (self.path / "config.json").exists():
+      raise UserError(f"{self} is not the directory of a run: it has no config.json")
 
   def send(self) -> None:
     """See `Location`."""
-    self._mirror.push(_sent)
+    if remote_lock.session_of(self._mirror) != self._session:
+      raise OSError(f"another process has taken over {self}")
+    self._mirror.push(self._sent)
 
   @contextlib.contextmanager
   def held(self) -> Iterator[None]:
-    """See `Location`."""
+    """See `Location`; it is up to date then."""
     with contextlib.ExitStack() as stack:
       stack.enter_context(locked(self.path))
       with self._named():
         before = remote_lock.session_of(self._mirror)
-        session = stack.enter_context(remote_lock.held(self._mirror))
-        if before != self._mirror.note:
-          raise UserError(f"{self} has changed since it was fetched: run the same command again")
-        self._begin()
-      self._mirror.note = session
+        session = stack.enter_context(remote_lock.held(self._mirror, own=self._mirror.holder))
+        self._update(before)
+        self._tidy()
+      self._mirror.holder = self._session = session
       stack.callback(self._send_all)
       stack.enter_context(_repeatedly(self.send, self._mirror.address))
       yield
 
-  def _begin(self) -> None:
+  def _update(self, last: str | None = None) -> None:
+    """Fetches what has changed since this machine held it, or since whoever did after that.
+
+    Args:
+      last: Who held it last; None to ask.
+    """
+    last = last or remote_lock.session_of(self._mirror)
+    if last is not None and last == self._mirror.holder:
+      self._mirror.pull_lost(_fetched)
+    else:
+      self._mirror.pull(_fetched, exactly=True)
+
+  def _tidy(self) -> None:
     """What is to be put in order once the directory is held."""
     self._mirror.discard_torn()
+
+  @staticmethod
+  def _sent(name: str) -> bool:
+    return name != remote_lock.OBJECT
 
   def _send_all(self) -> None:
     try:
@@ -157,18 +194,16 @@ class BucketSweep(BucketDirectory):
 
   kind = "sweeps"
 
-  def fetch(self) -> None:
-    """See `Location`."""
-    with _one_at_a_time(self.path), self._named():
-      self._mirror.pull(_tells_of_sweep, exactly=False)
-      self._mirror.note = remote_lock.session_of(self._mirror)
+  def _update(self, last: str | None = None) -> None:
+    del last
+    self._mirror.pull(_tells_of_sweep, exactly=False)
 
-  def send(self) -> None:
-    """See `Location`."""
-    self._mirror.push(_is_sweeps_own)
-
-  def _begin(self) -> None:
+  def _tidy(self) -> None:
     """Nothing: its runs are held by others."""
+
+  @staticmethod
+  def _sent(name: str) -> bool:
+    return _is_sweeps_own(name)
 
   @contextlib.contextmanager
   def held(self) -> Iterator[None]:
@@ -184,19 +219,20 @@ def open_location(text: str, sweep: bool = False) -> Location:
   Args:
     text: What a user gave.
     sweep: Whether it is that of a sweep.
+
+  Raises:
+    UserError: It is an address without a bucket.
   """
   if not is_address(text):
     return LocalDirectory(pathlib.Path(text))
+  if not re.match(r"[\w+.-]+://[^/]", text):
+    raise UserError(f"{text} names no bucket: give gs://BUCKET/DIR")
   return BucketSweep(text) if sweep else BucketDirectory(text)
-
-
-def _sent(name: str) -> bool:
-  return name != remote_lock.OBJECT
 
 
 def _fetched(name: str) -> bool:
   """Not what is only ever added to: events for TensorBoard, and profiles."""
-  return _sent(name) and not name.startswith(("events.", "profile/"))
+  return name != remote_lock.OBJECT and not name.startswith(("events.", "profile/"))
 
 
 def _is_sweeps_own(name: str) -> bool:

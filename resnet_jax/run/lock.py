@@ -55,7 +55,9 @@ def locked(
       raise in_use(workdir, holder_in(path.read_bytes())) from None
     except OSError as error:
       raise UserError(f"workdir {workdir} cannot be locked: {error.strerror}") from None
-    outlive(path.read_bytes, workdir, stale_seconds)
+    # The lock of a holder on this host would have been refused to us: it is dead.
+    host = socket.gethostname()
+    outlive(path.read_bytes, workdir, stale_seconds, lambda holder: holder["host"] == host)
     with _beating(file, beat_seconds):
       yield
 
@@ -80,21 +82,26 @@ def holder_of(workdir: pathlib.Path, stale_seconds: float = STALE_SECONDS) -> st
   return None
 
 
-def outlive(read: Callable[[], bytes], place: object, stale_seconds: float) -> None:
-  """Returns once no process on another host holds a lock.
+def outlive(
+  read: Callable[[], bytes],
+  place: object,
+  stale_seconds: float,
+  is_dead: Callable[[dict[str, Any]], bool],
+) -> None:
+  """Returns once no process elsewhere holds a lock.
 
   Args:
     read: Gives what is written in the lock now.
     place: What is locked, for messages.
     stale_seconds: As in `locked`.
+    is_dead: Whether a holder is known to be dead, however new its beat.
 
   Raises:
     UserError: One does.
   """
   content = read()
   holder = holder_in(content)
-  # The lock of a holder on this host would have been refused to us: it is dead.
-  if holder is None or holder["host"] == socket.gethostname():
+  if holder is None or is_dead(holder):
     return
   # A time to come is that of a clock that goes before ours: it says nothing.
   if time.time() - holder["beat"] < stale_seconds:

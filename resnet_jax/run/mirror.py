@@ -8,6 +8,7 @@ its `digests.json` is, which is sent last and deleted first.
 import contextlib
 import functools
 import json
+import os
 import pathlib
 import re
 import threading
@@ -20,6 +21,7 @@ from resnet_jax.run.files import write_whole
 
 Wanted = Callable[[str], bool]
 
+_NOTES = ".mirror.json"
 # Names that a process writes under before it renames.
 _UNFINISHED = re.compile(r"(^|/)[^/]*(\.tmp|\.new)(/|$)")
 _SEALED = re.compile(rf"((?:.*/)?checkpoints/\d+)/{re.escape(digests.FILE)}$")
@@ -29,7 +31,7 @@ _IN_CHECKPOINT = re.compile(r"((?:.*/)?checkpoints/\d+)/.")
 class Mirror:
   """A folder here and one in a bucket.
 
-  What is known to be the same on both sides stands in a file beside the folder, so that only what
+  What is known to be the same on both sides stands in a file in the folder, so that only what
   differs is sent or fetched. Methods may be called from any thread, and wait for each other.
   """
 
@@ -41,7 +43,7 @@ class Mirror:
       folder: The folder here, which need not exist.
     """
     self.address, self.folder = address.rstrip("/"), folder
-    self._notes = folder.with_name(f"{folder.name}.mirror.json")
+    self._notes = folder / _NOTES
     self._lock = threading.RLock()
 
   @functools.cached_property
@@ -69,14 +71,14 @@ class Mirror:
     self._ask(lambda: self._filesystem.pipe_file(self._path(name), content))
 
   @property
-  def note(self) -> str | None:
-    """What was noted last of this folder."""
-    return self._read_notes()["note"]
+  def holder(self) -> str | None:
+    """By what the last process was known that held both sides and changed this one."""
+    return self._read_notes()["holder"]
 
-  @note.setter
-  def note(self, value: str | None) -> None:
+  @holder.setter
+  def holder(self, session: str) -> None:
     with self._lock:
-      self._write_notes(self._read_notes() | {"note": value})
+      self._write_notes(self._read_notes() | {"holder": session})
 
   def pull(self, wanted: Wanted, exactly: bool) -> None:
     """Fetches what has changed in the bucket; checkpoints only if they are whole there.
@@ -147,6 +149,17 @@ class Mirror:
         del known[name]
         self._write_notes(notes)
 
+  def pull_lost(self, wanted: Wanted) -> None:
+    """Fetches what was the same on both sides, and is gone here: somebody has cleaned the cache.
+
+    Raises:
+      OSError: The store does not answer.
+    """
+    known = self._read_notes()["files"]
+    lost = {n for n in known if wanted(n) and not (self.folder / n).exists()}
+    if lost:
+      self.pull(lost.__contains__, exactly=False)
+
   def discard_torn(self) -> None:
     """Deletes what there is of checkpoints that were not sent, or not deleted, to the end.
 
@@ -172,8 +185,13 @@ class Mirror:
       self.write(name, path.read_bytes())
 
   def _local(self) -> list[str]:
-    paths = (path for path in self.folder.rglob("*") if path.is_file())
-    return [path.relative_to(self.folder).as_posix() for path in paths]
+    """Files here; folders may come and go meanwhile."""
+    found = []
+    for folder, folders, files in os.walk(self.folder):
+      folders[:] = [name for name in folders if not _UNFINISHED.search(name)]
+      inside = pathlib.Path(folder).relative_to(self.folder)
+      found += [(inside / name).as_posix() for name in files if name != _NOTES]
+    return found
 
   def _listing(self) -> dict[str, str]:
     """What tells one content of an object from another, by its name."""
@@ -201,9 +219,9 @@ class Mirror:
   def _read_notes(self) -> dict[str, Any]:
     try:
       notes = json.loads(self._notes.read_bytes())
-      return {"note": notes["note"], "files": dict(notes["files"])}
+      return {"holder": notes["holder"], "files": dict(notes["files"])}
     except (OSError, ValueError, KeyError, TypeError):
-      return {"note": None, "files": {}}
+      return {"holder": None, "files": {}}
 
   def _write_notes(self, notes: dict[str, Any]) -> None:
     self._notes.parent.mkdir(parents=True, exist_ok=True)

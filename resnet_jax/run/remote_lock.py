@@ -1,8 +1,8 @@
 """One process at a time writes to a folder in a bucket, on whatever host it is.
 
 A bucket has no locks. The holder writes an object that says who it is, and every few seconds a new
-time: a heartbeat, which others watch. Two that begin at the same moment notice each other by the
-first beat at the latest, and the one that wrote last stays.
+time: a heartbeat, which others watch. Of two that begin at the same moment the one that wrote last
+stays: each looks again, a moment after it has written, before it changes anything.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from resnet_jax.run.lock import (
   BEAT_SECONDS,
   STALE_SECONDS,
   holder_in,
+  in_use,
   outlive,
   this_process,
   words_of,
@@ -26,6 +27,8 @@ from resnet_jax.run.lock import (
 from resnet_jax.run.mirror import Mirror
 
 OBJECT = "lock"
+# How long another that begins at the same moment may take to write.
+_SETTLE_SECONDS = 1.0
 
 
 def session_of(mirror: Mirror) -> str | None:
@@ -35,12 +38,17 @@ def session_of(mirror: Mirror) -> str | None:
 
 @contextlib.contextmanager
 def held(
-  mirror: Mirror, beat_seconds: float = BEAT_SECONDS, stale_seconds: float = STALE_SECONDS
+  mirror: Mirror,
+  own: str | None = None,
+  beat_seconds: float = BEAT_SECONDS,
+  stale_seconds: float = STALE_SECONDS,
 ) -> Iterator[str]:
   """Holds a folder in a bucket; gives what this holder is known by.
 
   Args:
     mirror: The folder, of which this process holds the copy on this machine already.
+    own: What the last holder with this very copy was known by. It is dead, whatever its beat says,
+      for else this process would not hold the copy.
     beat_seconds: Time between two beats of the holder.
     stale_seconds: A holder that has not beaten for so long is dead.
 
@@ -48,7 +56,12 @@ def held(
     UserError: Another process holds it.
     OSError: The store does not answer.
   """
-  outlive(lambda: mirror.read(OBJECT), mirror.address, stale_seconds)
+  outlive(
+    lambda: mirror.read(OBJECT),
+    mirror.address,
+    stale_seconds,
+    lambda holder: own is not None and holder.get("session") == own,
+  )
   session = uuid.uuid4().hex
   holder = this_process() | {"session": session}
 
@@ -56,6 +69,9 @@ def held(
     mirror.write(OBJECT, json.dumps(holder | more).encode())
 
   write(beat=time.time())
+  time.sleep(_SETTLE_SECONDS)
+  if _parse(found := mirror.read(OBJECT)).get("session") != session:
+    raise in_use(mirror.address, holder_in(found))
   ended = threading.Event()
 
   def beat() -> None:

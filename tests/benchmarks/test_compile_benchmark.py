@@ -55,7 +55,9 @@ def test_memory_that_grows_evenly_takes_a_handful_of_tries():
   assert len(tried) <= 5
 
 
-@pytest.mark.parametrize("name", ["v5e", "v9:2x2", "v5e:8", "v5e:8x", "v5e-64", "", "v5e:2x2x2x2"])
+@pytest.mark.parametrize(
+  "name", ["v5e", "v9:2x2", "v5e:8", "v5e:8x", "v5e-64", "", "v5e:2x2x2", "v4:2x2"]
+)
 def test_a_topology_that_is_none_costs_a_message(name):
   with pytest.raises(UserError, match=r"--topology .*: give v2, v3.* such as v5e:8x8"):
     describe_slice(name)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import threading
 import time
 import uuid
@@ -21,6 +22,7 @@ from resnet_jax.run.location import BucketDirectory, LocalDirectory, open_locati
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
   monkeypatch.setattr(remote_filesystem, "RETRY_SECONDS", (0.01,))
+  monkeypatch.setattr(remote_lock, "_SETTLE_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -78,7 +80,8 @@ def test_what_one_machine_writes_another_finds(address, on):
   assert {name for name in names(address) if name.startswith("checkpoints/5")} == set()
   here.fetch()
   assert (here.path / "metrics.jsonl").read_text() == "a line\nand another\n"
-  assert sorted(path.name for path in (here.path / "checkpoints").iterdir()) == ["7"]
+  left = {path.name for path in (here.path / "checkpoints").iterdir()}
+  assert left == {"7", "9.tmp"}  # which the next start removes, as in any directory
 
 
 def test_what_a_killed_process_had_not_sent_is_kept_on_its_machine(address, on):
@@ -241,15 +244,96 @@ def test_whoever_finds_himself_replaced_ends_at_once(address, on, monkeypatch, c
   )
 
 
-def test_a_directory_that_changed_since_it_was_fetched_is_refused(address, on):
+def test_who_looks_while_another_trains_sees_the_rest_later_and_spoils_nothing(address, on):
   here = on("one", address)
   here.fetch()
   there = on("two", address)
-  there.fetch()
-  with there.held():
+  with here.held():
+    (here.path / "metrics.jsonl").write_text("1\n")
+    write_checkpoint(here.path, 1)
+    here.send()
+    there.fetch()  # a report, or a second train, which is refused
+    (here.path / "metrics.jsonl").write_text("1\n2\n")
+    write_checkpoint(here.path, 2)
+  with there.held():  # an evaluation, which began when that had not ended
+    assert (there.path / "metrics.jsonl").read_text() == "1\n2\n"
+    (there.path / "metrics.jsonl").write_text("1\n2\ntest\n")
+  assert {"checkpoints/1/digests.json", "checkpoints/2/digests.json"} <= names(address)
+  here.fetch()
+  assert (here.path / "metrics.jsonl").read_text() == "1\n2\ntest\n"
+
+
+@pytest.mark.parametrize("lost", ["", "checkpoints/5", "metrics.jsonl"])
+def test_a_cache_that_somebody_cleaned_costs_nothing_in_the_bucket(address, on, lost):
+  here = on("one", address)
+  here.fetch()
+  with here.held():
+    (here.path / "metrics.jsonl").write_text("a line\n")
+    write_checkpoint(here.path, 5)
+    write_checkpoint(here.path, 6)
+  before = names(address)
+  gone = here.path / lost
+  gone.unlink() if gone.is_file() else shutil.rmtree(gone)
+  again = on("one", address)
+  again.fetch()
+  assert (again.path / "metrics.jsonl").read_text() == "a line\n"
+  assert digests.damage(again.path / "checkpoints" / "5") is None
+  with again.held():
     pass
-  with pytest.raises(UserError, match="has changed since it was fetched"), here.held():
+  assert names(address) == before
+
+
+def test_another_copy_on_the_same_host_is_refused_while_the_first_is_held(address, on, monkeypatch):
+  monkeypatch.setattr(remote_lock, "STALE_SECONDS", 3)
+  here = on("one", address)
+  here.fetch()
+  there = on("two", address)
+  with remote_lock.held(here._mirror, beat_seconds=0.02):
+    taken = remote_lock.held(there._mirror, stale_seconds=3)
+    with pytest.raises(UserError, match="in use by process"), taken:
+      pass
+
+
+def test_who_begins_at_the_same_moment_and_writes_first_is_refused(address, on, monkeypatch):
+  mirror = on("one", address)._mirror
+  other = {"process": 7, "host": "h", "started": 0, "beat": time.time(), "session": "other"}
+  late = lambda seconds: mirror.write("lock", json.dumps(other).encode())  # noqa: E731
+  monkeypatch.setattr(remote_lock.time, "sleep", late)
+  with pytest.raises(UserError, match="in use by process 7 on h"), remote_lock.held(mirror):
     pass
+  assert json.loads(mirror.read("lock"))["session"] == "other"
+
+
+def test_whoever_was_replaced_sends_nothing_more(address, on, monkeypatch):
+  here = on("one", address)
+  here.fetch()
+  with pytest.raises(OSError, match="another process has taken over"), here.held():
+    (here.path / "metrics.jsonl").write_text("mine")
+    taken = {"process": 7, "host": "h", "started": 0, "beat": time.time(), "session": "other"}
+    here._mirror.write("lock", json.dumps(taken).encode())
+  assert "metrics.jsonl" not in names(address)
+
+
+def test_folders_that_come_and_go_are_no_errors(address, on):
+  here = on("one", address)
+  here.fetch()
+  ended = threading.Event()
+
+  def churn():
+    while not ended.is_set():
+      write_checkpoint(here.path, 9)
+      (here.path / "checkpoints" / "9").rename(here.path / "checkpoints" / "9.old.tmp")
+      shutil.rmtree(here.path / "checkpoints" / "9.old.tmp")
+
+  with here.held():
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+      for _ in range(200):
+        here.send()
+    finally:
+      ended.set()
+      thread.join()
 
 
 def test_a_store_that_fails_for_a_while_costs_a_line_and_at_the_end_all_is_sent(
@@ -295,6 +379,7 @@ def test_of_a_sweep_what_its_runs_record_is_fetched_and_its_own_files_are_sent(a
   assert sweep.child("003") == f"{address}/003"
   sweep.fetch()
   there = {str(p.relative_to(sweep.path)) for p in sweep.path.rglob("*") if p.is_file()}
+  there.remove(".mirror.json")
   assert there == {"003/config.json", "003/metrics.jsonl", "003/checkpoints/5/digests.json"}
   with sweep.held():
     (sweep.path / "sweep.json").write_text("{}")
@@ -318,6 +403,11 @@ def test_a_local_directory_is_itself(tmp_path):
 
 
 def test_an_address_that_cannot_be_opened_costs_a_message(monkeypatch):
+  for text in ("s3://", "gs:///runs"):
+    with pytest.raises(UserError, match="names no bucket"):
+      open_location(text)
+  with pytest.raises(UserError, match="memory://no/run is not the directory of a run"):
+    open_location("memory://no/run").fetch(exists=True)
   with pytest.raises(UserError, match=r"nosuch://bucket/run cannot be opened \(ValueError"):
     open_location("nosuch://bucket/run").fetch()
   run = BucketDirectory("http://127.0.0.1:9/run") if _has_http() else None
