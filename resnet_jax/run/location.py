@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from resnet_jax.data.prepared import cache_of, is_address
 from resnet_jax.errors import UserError
 from resnet_jax.run import remote_lock
-from resnet_jax.run.lock import locked
+from resnet_jax.run.lock import holder_of, locked
 from resnet_jax.run.mirror import Mirror
 
 _SECONDS = 10.0  # between two looks at what is to be sent or fetched
@@ -123,7 +123,8 @@ class BucketDirectory(Location):
   def fetch(self, exists: bool = False) -> None:
     """See `Location`."""
     with _one_at_a_time(self.path), self._named():
-      self._update()
+      if holder_of(self.path) is None:  # Else it is the newest copy, and somebody writes to it.
+        self._update(remote_lock.session_of(self._mirror))
     if exists and not (self.path / "config.json").exists():
       raise UserError(f"{self} is not the directory of a run: it has no config.json")
 
@@ -141,20 +142,16 @@ class BucketDirectory(Location):
       with self._named():
         before = remote_lock.session_of(self._mirror)
         session = stack.enter_context(remote_lock.held(self._mirror, own=self._mirror.holder))
-        self._update(before)
-        self._tidy()
-      self._mirror.holder = self._session = session
+        with _one_at_a_time(self.path):
+          self._update(before)
+          self._tidy()
+          self._mirror.holder = self._session = session
       stack.callback(self._send_all)
       stack.enter_context(_repeatedly(self.send, self._mirror.address))
       yield
 
-  def _update(self, last: str | None = None) -> None:
-    """Fetches what has changed since this machine held it, or since whoever did after that.
-
-    Args:
-      last: Who held it last; None to ask.
-    """
-    last = last or remote_lock.session_of(self._mirror)
+  def _update(self, last: str | None) -> None:
+    """Fetches what has changed since this copy was the newest; `last` is who held any last."""
     if last is not None and last == self._mirror.holder:
       self._mirror.pull_lost(_fetched)
     else:
@@ -194,7 +191,13 @@ class BucketSweep(BucketDirectory):
 
   kind = "sweeps"
 
-  def _update(self, last: str | None = None) -> None:
+  def fetch(self, exists: bool = False) -> None:
+    """See `Location`; its holder may do so too, for the runs are others'."""
+    del exists
+    with _one_at_a_time(self.path), self._named():
+      self._update(None)
+
+  def _update(self, last: str | None) -> None:
     del last
     self._mirror.pull(_tells_of_sweep, exactly=False)
 

@@ -263,6 +263,19 @@ def test_who_looks_while_another_trains_sees_the_rest_later_and_spoils_nothing(a
   assert (here.path / "metrics.jsonl").read_text() == "1\n2\ntest\n"
 
 
+def test_who_looks_on_the_machine_that_trains_leaves_the_copy_alone(address, on):
+  here = on("one", address)
+  here.fetch()
+  with here.held():
+    write_checkpoint(here.path, 1)
+    here.send()
+    shutil.rmtree(here.path / "checkpoints" / "1")  # which is not deleted in the bucket yet
+    reader = on("one", address)
+    reader.fetch()
+    assert not (here.path / "checkpoints" / "1").exists()
+  assert not any(name.startswith("checkpoints/1") for name in names(address))
+
+
 @pytest.mark.parametrize("lost", ["", "checkpoints/5", "metrics.jsonl"])
 def test_a_cache_that_somebody_cleaned_costs_nothing_in_the_bucket(address, on, lost):
   here = on("one", address)
