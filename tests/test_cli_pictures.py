@@ -40,6 +40,7 @@ def train(folder, workdir, *more):
   )
 
 
+@pytest.mark.long
 def test_a_folder_is_prepared_trained_on_and_survives_a_picture_that_breaks(folder, tmp_path):
   status, out, err = call(
     *("prepare", "folder", "--data-dir", folder, "--image-size", "24", "--short-side", "26")

@@ -173,6 +173,7 @@ def test_a_run_stopped_at_random_moments_ends_with_the_same_bits_and_records(tmp
   settings = Settings(length=76, save_every=26)
   runs = Runs(Reference(settings, tmp_path / "reference"), tmp_path)
   kill_in(runs, [FIRST_STEP], generator)
+  assert runs.terminate(runs.draw(generator, FIRST_STEP)) == f"{FIRST_STEP} (75)"
   kill_in(runs, [SAVE], generator, often=1)
   runs.terminate(runs.draw(generator, STEP, often=1))
   # While it ends, which takes Python a second or two.

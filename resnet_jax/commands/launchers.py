@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.commands.arguments import check_coordinator, positive
-from resnet_jax.data.prepared import is_address
 
 if TYPE_CHECKING:
   from resnet_jax.launch.job import Launcher
@@ -101,7 +100,7 @@ def check_launcher(options: argparse.Namespace) -> None:
       )
     if options.coordinator is not None:
       check_coordinator(options)
-  if options.launcher == "slurm" and is_address(options.workdir):
+  if options.launcher == "slurm" and "://" in options.workdir:
     error(
       f"--workdir {options.workdir}: Slurm's logs and scripts need a directory that all nodes see"
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -175,8 +176,8 @@ def _build_model(config: Config, dataset: Dataset) -> tuple[models.Network, Any]
   try:
     if "float64" in (model.dtype, model.param_dtype) and not jax.config.read("jax_enable_x64"):
       raise UserError("float64 is off in JAX: set the environment variable JAX_ENABLE_X64=1")
-    images = jnp.zeros((1, *dataset.image_shape))
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    fields = json.dumps(dict(config.model.overrides) | {"num_classes": num_classes})
+    params = _parameter_shapes(config.model.name, fields, dataset.image_shape)
   except (ValueError, TypeError) as error:
     raise UserError(f"config.model: {error}") from None
   if model.head == "none":
@@ -189,6 +190,13 @@ def _build_model(config: Config, dataset: Dataset) -> tuple[models.Network, Any]
       f"classes: leave out model.num_classes, or set it to {dataset.num_classes}"
     )
   return model, params
+
+
+@functools.lru_cache(maxsize=8)
+def _parameter_shapes(name: str, fields: str, image_shape: tuple[int, int, int]) -> Any:
+  """The shapes of a network's parameters; kept, for the runs of a sweep have few networks."""
+  model = models.ModelConfig(name, json.loads(fields)).create()
+  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))["params"]
 
 
 def _check_metrics(config: Config, dataset: Dataset) -> None:
