@@ -140,7 +140,7 @@ def test_a_run_whose_machine_is_taken_away_goes_on_elsewhere_with_the_same_bits(
   said = process.communicate(timeout=200)[0]
   assert process.returncode == 0, said
   assert f"resumed after step {saved} of {saved + 40}" in said
-  assert ("is gone: taken over" in said) is (ends == signal.SIGKILL and "on another host" in said)
+  assert ("is gone: taken over" in said) is (ends == signal.SIGKILL)
   process = start(tmp_path / "local", tmp_path / "three", length)
   assert process.communicate() and process.returncode == 0
   files.get(f"{workdir}/", f"{tmp_path / 'copy'}/", recursive=True)
