@@ -61,6 +61,16 @@ def add_benchmark(
   return parser
 
 
+def add_config(parser: argparse.ArgumentParser) -> None:
+  """Adds the argument that names a config, of a command that needs one."""
+  parser.add_argument(
+    "--config",
+    metavar="FILE[:ARG]",
+    required=True,
+    help="a Python file whose get_config(ARG) returns a Config, or a built-in experiment",
+  )
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
   """Adds the argument that chooses between a run's checkpoints."""
   parser.add_argument(

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from resnet_jax.commands.arguments import add_benchmark, only_fields
+from resnet_jax.commands.arguments import add_benchmark, add_config, only_fields
 from resnet_jax.commands.process import describe_tpus, keep_to_cpu
 
 _DESCRIPTION = """\
@@ -26,12 +26,7 @@ def add(parts: Any) -> None:
   sub = add_benchmark(
     parts, "compile", execute, "what a step takes on a TPU, without one", _DESCRIPTION, _EPILOG
   )
-  sub.add_argument(
-    "--config",
-    metavar="FILE[:ARG]",
-    required=True,
-    help="a Python file whose get_config(ARG) returns a Config, or a built-in experiment",
-  )
+  add_config(sub)
   sub.add_argument(
     "--topology",
     metavar="KIND:XxY",

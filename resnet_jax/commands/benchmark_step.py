@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from resnet_jax.commands.arguments import add_benchmark, only_fields, positive
+from resnet_jax.commands.arguments import add_benchmark, add_config, only_fields, positive
 from resnet_jax.commands.process import configure_jax
 
 _DESCRIPTION = """\
@@ -23,12 +23,7 @@ def add(parts: Any) -> None:
   sub = add_benchmark(
     parts, "step", execute, "the training step, alone and within a run", _DESCRIPTION, _EPILOG
   )
-  sub.add_argument(
-    "--config",
-    metavar="FILE[:ARG]",
-    required=True,
-    help="a Python file whose get_config(ARG) returns a Config, or a built-in experiment",
-  )
+  add_config(sub)
   for name, default, what in (
     ("--steps", 100, "steps of a turn"),
     ("--rounds", 5, "turns of each side"),

@@ -10,7 +10,6 @@ import fcntl
 import pathlib
 import re
 import sys
-import threading
 from collections.abc import Callable, Iterator
 
 from resnet_jax.data.prepared import cache_of, is_address
@@ -18,6 +17,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.run import remote_lock
 from resnet_jax.run.lock import holder_of, locked
 from resnet_jax.run.mirror import Mirror
+from resnet_jax.run.repeated import repeated
 
 _SECONDS = 10.0  # between two looks at what is to be sent or fetched
 
@@ -147,7 +147,7 @@ class BucketDirectory(Location):
           self._tidy()
           self._mirror.holder = self._session = session
       stack.callback(self._send_all)
-      stack.enter_context(_repeatedly(self.send, self._mirror.address))
+      stack.enter_context(_kept_up(self.send, self._mirror.address))
       yield
 
   def _update(self, last: str | None) -> None:
@@ -211,7 +211,7 @@ class BucketSweep(BucketDirectory):
   @contextlib.contextmanager
   def held(self) -> Iterator[None]:
     """See `Location`; meanwhile what the runs record is fetched."""
-    fetch = _repeatedly(lambda: self._mirror.pull(_of_runs, exactly=False), self._mirror.address)
+    fetch = _kept_up(lambda: self._mirror.pull(_of_runs, exactly=False), self._mirror.address)
     with super().held(), fetch:
       yield
 
@@ -263,32 +263,24 @@ def _one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
     yield
 
 
-@contextlib.contextmanager
-def _repeatedly(do: Callable[[], None], address: str) -> Iterator[None]:
+def _kept_up(do: Callable[[], None], address: str) -> contextlib.AbstractContextManager[None]:
   """Does something every few seconds; lines say when it begins to fail, and when that is over."""
-  ended = threading.Event()
+  fails = False
 
-  def repeat() -> None:
+  def attempt() -> None:
+    nonlocal fails
+    try:
+      do()
+    except OSError as error:
+      if not fails:
+        _say(f"{error}; it is tried again every {_SECONDS:g} s")
+      fails = True
+      return
+    if fails:
+      _say(f"{address} answers again")
     fails = False
-    while not ended.wait(_SECONDS):
-      try:
-        do()
-      except OSError as error:
-        if not fails:
-          _say(f"{error}; it is tried again every {_SECONDS:g} s")
-        fails = True
-        continue
-      if fails:
-        _say(f"{address} answers again")
-      fails = False
 
-  thread = threading.Thread(target=repeat, daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    ended.set()
-    thread.join()
+  return repeated(attempt, _SECONDS)
 
 
 def _say(line: str) -> None:

@@ -13,12 +13,12 @@ import os
 import pathlib
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from resnet_jax.errors import UserError
+from resnet_jax.run.repeated import repeated
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -121,25 +121,20 @@ def _beating(file: io.FileIO, beat_seconds: float) -> Iterator[None]:
   write = _writer(file, holder)
   file.truncate(0)
   write()
-  ended = threading.Event()
 
   def beat() -> None:
-    while not ended.wait(beat_seconds):
-      # A beat that a full or slow disk swallows is no reason to end a run.
-      with contextlib.suppress(OSError):
-        other = holder_in(os.pread(file.fileno(), 4096, 0))
-        if other and any(other[name] != value for name, value in holder.items()):
-          _say(f"{words_of(other)} has taken over the workdir from this process, which was silent")
-          os._exit(1)  # At once: nothing more may be written there.
-        write()
+    # A beat that a full or slow disk swallows is no reason to end a run.
+    with contextlib.suppress(OSError):
+      other = holder_in(os.pread(file.fileno(), 4096, 0))
+      if other and any(other[name] != value for name, value in holder.items()):
+        _say(f"{words_of(other)} has taken over the workdir from this process, which was silent")
+        os._exit(1)  # At once: nothing more may be written there.
+      write()
 
-  thread = threading.Thread(target=beat, daemon=True)
-  thread.start()
   try:
-    yield
+    with repeated(beat, beat_seconds):
+      yield
   finally:
-    ended.set()
-    thread.join()
     file.truncate(0)
 
 

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from resnet_jax.run.lock import (
   words_of,
 )
 from resnet_jax.run.mirror import Mirror
+from resnet_jax.run.repeated import repeated
 
 OBJECT = "lock"
 # How long another that begins at the same moment may take to write.
@@ -72,26 +72,21 @@ def held(
   time.sleep(_SETTLE_SECONDS)
   if _parse(found := mirror.read(OBJECT)).get("session") != session:
     raise in_use(mirror.address, holder_in(found))
-  ended = threading.Event()
 
   def beat() -> None:
-    while not ended.wait(beat_seconds):
-      # A store that does not answer for a while is no reason to end a run.
-      with contextlib.suppress(OSError):
-        found = mirror.read(OBJECT)
-        if _parse(found).get("session") not in (session, None):
-          other = holder_in(found)
-          _say(f"{words_of(other) if other else 'another process'} has taken over {mirror.address}")
-          os._exit(1)  # At once: nothing more may be written there.
-        write(beat=time.time())
+    # A store that does not answer for a while is no reason to end a run.
+    with contextlib.suppress(OSError):
+      found = mirror.read(OBJECT)
+      if _parse(found).get("session") not in (session, None):
+        other = holder_in(found)
+        _say(f"{words_of(other) if other else 'another process'} has taken over {mirror.address}")
+        os._exit(1)  # At once: nothing more may be written there.
+      write(beat=time.time())
 
-  thread = threading.Thread(target=beat, daemon=True)
-  thread.start()
   try:
-    yield session
+    with repeated(beat, beat_seconds):
+      yield session
   finally:
-    ended.set()
-    thread.join()
     with contextlib.suppress(OSError):  # Then it is stale after a while.
       write()  # without a beat: nobody's
 

@@ -48,6 +48,12 @@ def write_checkpoint(run: pathlib.Path, step: int, content: str = "arrays") -> N
   digests.seal(folder)
 
 
+def tear(address: str, step: int) -> None:
+  """Takes the seal from a checkpoint in the bucket."""
+  files = fsspec.filesystem("memory")
+  files.rm_file(f"{files._strip_protocol(address)}/checkpoints/{step}/digests.json")
+
+
 def names(address: str) -> set[str]:
   files = fsspec.filesystem("memory")
   root = files._strip_protocol(address)
@@ -122,8 +128,7 @@ def test_a_checkpoint_that_was_not_sent_whole_is_none(address, on):
   with here.held():
     write_checkpoint(here.path, 5)
     write_checkpoint(here.path, 6)
-  files = fsspec.filesystem("memory")
-  files.rm_file(f"{files._strip_protocol(address)}/checkpoints/6/digests.json")
+  tear(address, 6)
   there = on("two", address)
   there.fetch()
   assert sorted(path.name for path in (there.path / "checkpoints").iterdir()) == ["5"]
@@ -137,8 +142,7 @@ def test_a_torn_checkpoint_does_not_spoil_the_next_one_of_its_step(address, on):
     (here.path / "checkpoints" / "5" / "state" / "other").write_text("of the first")
     (here.path / "checkpoints" / "5" / "digests.json").unlink()
     digests.seal(here.path / "checkpoints" / "5")
-  files = fsspec.filesystem("memory")
-  files.rm_file(f"{files._strip_protocol(address)}/checkpoints/5/digests.json")
+  tear(address, 5)
   there = on("two", address)
   there.fetch()
   with there.held():
@@ -156,11 +160,9 @@ def test_a_checkpoint_that_was_being_sent_when_its_machine_was_killed_is_sent_ag
   with here.held():
     write_checkpoint(here.path, 5)
     here.send()
-  files = fsspec.filesystem("memory")
-  seal = "checkpoints/5/digests.json"
-  files.rm_file(f"{files._strip_protocol(address)}/{seal}")  # as if it had not come so far
+  tear(address, 5)  # as if it had not come so far
   notes = json.loads(here._mirror._notes.read_text())
-  del notes["files"][seal]
+  del notes["files"]["checkpoints/5/digests.json"]
   here._mirror._notes.write_text(json.dumps(notes))
   again = on("one", address)
   again.fetch()
