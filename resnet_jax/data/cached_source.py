@@ -9,7 +9,7 @@ import numpy as np
 
 from resnet_jax.data.decode import decode_image
 from resnet_jax.data.example_source import Example, ExampleSource, UndecodableError
-from resnet_jax.data.jpeg import read_frame
+from resnet_jax.data.jpeg_header import read_frame
 from resnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)

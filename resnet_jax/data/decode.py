@@ -1,23 +1,23 @@
 """From the bytes of one encoded image to uint8 pixels: a whole image, or one window of it.
 
-JPEGs are decoded by libjpeg-turbo as far as a window reaches (`jpeg.py`); all other formats, and
-JPEGs in CMYK, by Pillow. A file is known by its bytes, not by its name.
+Of JPEGs no more is decoded than a window needs (`jpeg.py`); all other formats, and JPEGs in CMYK, are
+decoded by Pillow. A file is known by its bytes, not by its name.
 
 EXIF orientation is ignored, as TensorFlow's decoder and the common ImageNet pipelines do: a network
 trained elsewhere saw these pixels, and a few hundred ImageNet files carry wrong tags.
 """
 
-import functools
-import math
 import os
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 
 from resnet_jax.data.config import Interpolation
-from resnet_jax.data.jpeg import decode_rows, read_frame
+from resnet_jax.data.jpeg import decode_part, decode_rows, is_small
+from resnet_jax.data.jpeg_header import read_frame
 from resnet_jax.data.pillow import decode_with_pillow
-from resnet_jax.data.resample import REACH, resize_exactly, resize_quickly
+from resnet_jax.data.resample import resize_planes, resize_window, touched_part
 from resnet_jax.data.windows import Window
 
 # libjpeg-turbo reduces by these in no time.
@@ -48,9 +48,9 @@ def decode_window(
       pixels of an image that was decoded before.
     window: From (height, width) of the image to the window that is shown.
     shape: (height, width) of the result.
-    quick: Whether to decode large JPEGs to a half, a quarter or an eighth first, and to resize by
-      `resize_quickly`, for which windows begin at whole pixels; always bilinear.
-    interpolation: Of the exact resizing.
+    quick: Whether to decode a JPEG of which the window is large to a half, a quarter or an eighth
+      first.
+    interpolation: Of the resizing.
 
   Returns:
     (height, width, 3) uint8.
@@ -58,26 +58,34 @@ def decode_window(
   Raises:
     UndecodableError: If the bytes are not a whole image.
   """
-  resize = (
-    resize_quickly if quick else functools.partial(resize_exactly, interpolation=interpolation)
-  )
-  if isinstance(encoded, np.ndarray):
-    return resize(encoded, window(*encoded.shape[:2]), shape)
-  frame = read_frame(encoded)
-  if frame is None or frame.components not in (1, 3):
-    image = decode_with_pillow(encoded)
-    return resize(image, window(*image.shape[:2]), shape)
-  shown = window(frame.height, frame.width)
+  frame = None if isinstance(encoded, np.ndarray) else read_frame(encoded)
+  if isinstance(encoded, np.ndarray) or frame is None or frame.components not in (1, 3):
+    image = encoded if isinstance(encoded, np.ndarray) else decode_with_pillow(encoded)
+    return _resize(image, window(*image.shape[:2]), shape, interpolation)
+  size = frame.height, frame.width
+  shown = window(*size)
+  part = touched_part(shown, shape, size, interpolation)
+  if interpolation == "bilinear" and is_small(part):
+    return resize_planes(decode_part(encoded, frame, part), part, size, shown, shape)
   down, across = (shown.bottom - shown.top) / shape[0], (shown.right - shown.left) / shape[1]
-  # Rows below the window weigh in at its edge, as far as the filter reaches.
-  rows = math.ceil(shown.bottom + REACH[interpolation] * max(down, 1))
   reduction = next((r for r in _REDUCTIONS if quick and r <= min(down, across)), 1)
-  pixels = decode_rows(encoded, frame, rows, reduction)
-  if reduction == 1:
-    return resize(pixels, shown, shape)
+  pixels = decode_rows(encoded, frame, part.bottom, reduction)
   height, width = pixels.shape[:2]
   left, top, right, bottom = (edge / reduction for edge in shown)
-  return resize_exactly(pixels, Window(left, top, min(right, width), min(bottom, height)), shape)
+  reduced = Window(left, top, min(right, width), min(bottom, height))
+  return resize_window(pixels, reduced, shape, interpolation)
+
+
+def _resize(
+  image: np.ndarray, window: Window, shape: tuple[int, int], interpolation: Interpolation
+) -> np.ndarray:
+  """`resize_window`, by the fast way where there is one."""
+  size = image.shape[0], image.shape[1]
+  part = touched_part(window, shape, size, interpolation)
+  if interpolation != "bilinear" or not is_small(part):
+    return resize_window(image, window, shape, interpolation)
+  pixels = image[part.top : part.bottom, part.left : part.right]
+  return resize_planes(np.stack(cv2.split(pixels)), part, size, window, shape)
 
 
 def decode_windows(
@@ -102,7 +110,7 @@ def decode_windows(
   """
   image = decode_image(encoded)
   shown = windows(*image.shape[:2])
-  return np.stack([resize_exactly(image, window, shape, interpolation) for window in shown])
+  return np.stack([_resize(image, window, shape, interpolation) for window in shown])
 
 
 def decode_image(encoded: bytes | np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from resnet_jax.data.decode import decode_image, decode_window, decode_windows
 from resnet_jax.data.decoded_examples import DecodedExamples
 from resnet_jax.data.feed import fill
 from resnet_jax.data.preprocessing import normalize
-from resnet_jax.data.resample import resize_exactly
+from resnet_jax.data.resample import resize_window
 from resnet_jax.data.windows import Window, center_window, five_windows, rounded_shape
 
 # Whole images that are decoded at a time, before they are sorted by shape.
@@ -66,7 +66,7 @@ def whole_image(
   pixels = decode_image(image)
   height, width = pixels.shape[:2]
   shape = rounded_shape(height, width, short_side, quantum)
-  return resize_exactly(pixels, Window(0, 0, width, height), shape, interpolation)
+  return resize_window(pixels, Window(0, 0, width, height), shape, interpolation)
 
 
 def plain_view(

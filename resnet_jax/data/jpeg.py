@@ -1,29 +1,31 @@
-"""Decoding the rows of a JPEG that a window needs, and no more of it, with libjpeg-turbo.
+"""Decoding the part of a JPEG that a window needs, and as little else as can be.
 
-Most of the time goes into the entropy-coded data, which can only be read from its beginning: what
-can be saved is all that lies below the window. libjpeg-turbo stops where the header says that the
-image ends, so the header is made to say that it ends behind the window's last row. For ImageNet's
-pictures and the paper's training view that saves a sixth of the decoding.
+Most of the time goes into the entropy-coded data, which can only be read from its beginning. Of most
+files a rectangle can be decoded alone (`jpeg_blocks.py`, `jpeg_pixels.py`): what lies outside it is
+passed, not decoded, and what lies below it not even that. Whole images, large ones, and files that
+are coded in rarer ways or damaged, are decoded by libjpeg-turbo, as far as the last row that is
+needed. The pixels are the same.
 """
 
 import re
 import struct
-from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 
 from resnet_jax.data.example_source import UndecodableError
+from resnet_jax.data.jpeg_blocks import decode_blocks
+from resnet_jax.data.jpeg_header import Frame, Scan, is_cut_short, read_scan
+from resnet_jax.data.jpeg_pixels import make_pixels
 from resnet_jax.data.pillow import decode_with_pillow
+from resnet_jax.data.windows import Part
 
-# Rows below the last one that is needed from which its chroma is interpolated.
+# Samples to each side from which colour is interpolated, in pixels.
 _MARGIN = 2
-_END_OF_IMAGE = b"\xff\xd9"
-_START_OF_SCAN = 0xDA
-_STANDALONE = {0x01, *range(0xD0, 0xD9)}
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-# Huffman-coded, sequential: all rows of a scan lie in their order.
-_SEQUENTIAL = {0xC0, 0xC1}
+# libjpeg does not interpolate colour of fewer columns.
+_LEAST_INTERPOLATED = 5
+# Coefficients of more pixels would not stay in a core's cache, and take several times the memory.
+_MOST_PIXELS = 2**20
 # A coded block of 64 pixels takes one bit at least: what claims more pixels is damaged, and would
 # have memory allocated for them.
 _PIXELS_PER_BYTE = 64 * 8
@@ -34,47 +36,42 @@ _END = "d9"
 _DAMAGE = re.compile(r"Corrupt JPEG data: (premature|bad|found)|Premature end|Inconsistent")
 
 
-class Frame(NamedTuple):
-  """What a JPEG's frame header says.
+def is_small(part: Part) -> bool:
+  """Whether a rectangle is so small that it is worth being decoded alone."""
+  return (part.right - part.left) * (part.bottom - part.top) <= _MOST_PIXELS
 
-  Attributes:
-    height: Height in pixels.
-    width: Width in pixels.
-    components: 1 for grey, 3 for colour, 4 for CMYK.
-    sequential: Whether rows are coded one after the other, once.
-    height_at: Where in the file the two bytes of the height lie.
+
+def decode_part(encoded: bytes, frame: Frame, part: Part) -> np.ndarray:
+  """Decodes a rectangle of a JPEG as RGB.
+
+  Args:
+    encoded: The file.
+    frame: Its header, of 1 or 3 components.
+    part: The rectangle, which lies in the image.
+
+  Returns:
+    (3, H, W) uint8, that part of the whole image, bit for bit.
+
+  Raises:
+    UndecodableError: If the file is cut short anywhere, or damaged within the rows down to the
+      rectangle's last.
   """
-
-  height: int
-  width: int
-  components: int
-  sequential: bool
-  height_at: int
-
-
-def read_frame(encoded: bytes) -> Frame | None:
-  """Finds the frame header of a JPEG of 8 bits a sample; None where the bytes begin otherwise."""
-  if encoded[:2] != b"\xff\xd8":
-    return None
-  at, end = 2, len(encoded) - 9
-  while at < end and encoded[at] == 0xFF:
-    marker = encoded[at + 1]
-    if marker == 0xFF or marker in _STANDALONE:  # Fill bytes, and markers without a length.
-      at += 1 if marker == 0xFF else 2
-    elif marker in _FRAMES:
-      bits, height, width, components = struct.unpack_from(">BHHB", encoded, at + 4)
-      if bits != 8 or not height or not width:
-        return None
-      return Frame(height, width, components, marker in _SEQUENTIAL, at + 5)
-    elif marker == _START_OF_SCAN:
-      return None
-    else:
-      at += 2 + int.from_bytes(encoded[at + 2 : at + 4])
-  return None
+  left, top, right, bottom = part
+  scan = read_scan(encoded) if is_small(part) else None
+  if scan and (scan.across == 1 or frame.width >= _LEAST_INTERPOLATED):
+    _check(encoded, frame, 1)
+    pixels = _decode_alone(encoded, frame, scan, part)
+    if pixels is not None:
+      return pixels
+  pixels = decode_rows(encoded, frame, bottom, 1)[top:bottom, left:right]
+  return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def decode_rows(encoded: bytes, frame: Frame, rows: int, reduction: int) -> np.ndarray:
-  """Decodes the first rows of a JPEG as RGB.
+  """Decodes the first rows of a JPEG as RGB, with libjpeg-turbo.
+
+  It stops where the header says that the image ends, so the header is made to say that it ends
+  behind the last row that is needed.
 
   Args:
     encoded: The file.
@@ -88,12 +85,8 @@ def decode_rows(encoded: bytes, frame: Frame, rows: int, reduction: int) -> np.n
   Raises:
     UndecodableError: If the file is cut short anywhere, or damaged within these rows.
   """
+  _check(encoded, frame, reduction)
   height = frame.height
-  if height * frame.width > min(_MAX_PIXELS * reduction**2, _PIXELS_PER_BYTE * len(encoded)):
-    raise UndecodableError(f"{len(encoded)} bytes cannot be {height}x{frame.width} pixels")
-  # The entropy-coded data holds no such bytes, so a file without them lacks its end.
-  if encoded.rfind(_END_OF_IMAGE, frame.height_at) < 0:
-    raise UndecodableError("the file is cut short")
   needed = rows + _MARGIN * reduction
   data: bytes | bytearray = encoded
   if frame.sequential and needed < height:
@@ -118,6 +111,37 @@ def decode_rows(encoded: bytes, frame: Frame, rows: int, reduction: int) -> np.n
     # Something is odd in a header, which raises before anything is decoded; or Pillow refuses, too.
     return decode_with_pillow(encoded, shape[:2])
   return pixels
+
+
+def _check(encoded: bytes, frame: Frame, reduction: int) -> None:
+  """Raises `UndecodableError` if a file cannot be what its header says, or lacks its end."""
+  pixels = frame.height * frame.width
+  if pixels > min(_MAX_PIXELS * reduction**2, _PIXELS_PER_BYTE * len(encoded)):
+    raise UndecodableError(f"{len(encoded)} bytes cannot be {frame.height}x{frame.width} pixels")
+  if is_cut_short(encoded, frame):
+    raise UndecodableError("the file is cut short")
+
+
+def _decode_alone(
+  encoded: bytes, frame: Frame, scan: Scan, part: Part
+) -> np.ndarray | None:
+  """A rectangle of a JPEG, of which nothing else is decoded; None if there is damage before it."""
+  across, down = 8 * scan.across, 8 * scan.down
+  beside, above = _MARGIN * (scan.across - 1), _MARGIN * (scan.down - 1)
+  left, top, right, bottom = part
+  a_row = -(-frame.width // across)
+  units = (
+    max(0, left - beside) // across,
+    max(0, top - above) // down,
+    min(a_row, -(-(right + beside) // across)),
+    min(-(-frame.height // down), -(-(bottom + above) // down)),
+  )
+  data = np.frombuffer(encoded, np.uint8)
+  groups = decode_blocks(data, *scan, a_row, units)
+  if groups is None:
+    return None
+  size = frame.height, frame.width
+  return make_pixels(groups, len(scan.selectors), scan.across, scan.down, units, *size, part)
 
 
 def _header_is_clean(encoded: bytes | bytearray) -> bool:

@@ -26,6 +26,15 @@ class Window(NamedTuple):
   bottom: float
 
 
+class Part(NamedTuple):
+  """A rectangle of whole pixels of an image: its first column and row, and those behind its last."""
+
+  left: int
+  top: int
+  right: int
+  bottom: int
+
+
 def random_words(seed: int, epoch: int, example: int, count: int) -> tuple[int, ...]:
   """Random 64-bit words that belong to one example in one epoch, whoever draws them and when.
 

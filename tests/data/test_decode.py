@@ -10,7 +10,7 @@ from pictures import encode, noise, scene
 
 from resnet_jax.data import decode
 from resnet_jax.data.example_source import UndecodableError
-from resnet_jax.data.resample import resize_exactly
+from resnet_jax.data.resample import resize_window
 from resnet_jax.data.windows import (
   Window,
   center_window,
@@ -35,7 +35,7 @@ def test_a_window_is_that_of_the_whole_image(kind, quick):
   for example in range(20):
     window = jitter(example)
     got = decode.decode_window(encoded, window, SHAPE, quick=quick)
-    want = resize_exactly(whole, window(375, 500), SHAPE)
+    want = resize_window(whole, window(375, 500), SHAPE)
     assert np.abs(got.astype(int) - want).mean() < (1 if quick else 0.02)
     # Decoded as far as the window reaches, or wholly, and before: the same to the bit.
     again = decode.decode_window(whole, window, SHAPE, quick=quick)
@@ -49,7 +49,7 @@ def test_large_pictures_are_reduced_in_decoding(side):
   for example in range(3):
     window = jitter(example)
     got = decode.decode_window(encoded, window, SHAPE, quick=True)
-    want = resize_exactly(np.asarray(image), window(side, side + 50), SHAPE)
+    want = resize_window(np.asarray(image), window(side, side + 50), SHAPE)
     assert np.abs(got.astype(int) - want).mean() < 2
 
 

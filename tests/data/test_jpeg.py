@@ -9,7 +9,8 @@ import pytest
 from pictures import encode, noise, scene
 
 from resnet_jax.data.example_source import UndecodableError
-from resnet_jax.data.jpeg import Frame, decode_rows, read_frame
+from resnet_jax.data.jpeg import decode_rows
+from resnet_jax.data.jpeg_header import Frame, read_frame
 from resnet_jax.data.pillow import decode_with_pillow
 
 KINDS = {
