@@ -2,14 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import numba
 
-F = TypeVar("F", bound=Callable)
 
-
-def compiled(function: F) -> F:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
   """Compiles a function, which runs without Python's lock.
 
   The code is kept for the next process beside the module or in the user's cache, where these can be
@@ -22,7 +20,7 @@ def compiled(function: F) -> F:
     return numba.njit(nogil=True)(function)
 
   @functools.wraps(function)
-  def call(*arguments):
+  def call(*arguments: Any) -> Any:
     nonlocal kept
     try:
       return kept(*arguments)
@@ -30,4 +28,4 @@ def compiled(function: F) -> F:
       kept = numba.njit(nogil=True)(function)
       return kept(*arguments)
 
-  return call  # type: ignore[return-value]
+  return call

@@ -1,7 +1,7 @@
 """From the bytes of one encoded image to uint8 pixels: a whole image, or one window of it.
 
-Of JPEGs no more is decoded than a window needs (`jpeg.py`); all other formats, and JPEGs in CMYK, are
-decoded by Pillow. A file is known by its bytes, not by its name.
+Of JPEGs no more is decoded than a window needs (`jpeg.py`); all other formats, and JPEGs in CMYK,
+are decoded by Pillow. A file is known by its bytes, not by its name.
 
 EXIF orientation is ignored, as TensorFlow's decoder and the common ImageNet pipelines do: a network
 trained elsewhere saw these pixels, and a few hundred ImageNet files carry wrong tags.
@@ -10,7 +10,6 @@ trained elsewhere saw these pixels, and a few hundred ImageNet files carry wrong
 import os
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 
 from resnet_jax.data.config import Interpolation
@@ -40,6 +39,7 @@ def decode_window(
   *,
   quick: bool = False,
   interpolation: Interpolation = "bilinear",
+  result: np.ndarray | None = None,
 ) -> np.ndarray:
   """Decodes an image and resizes one window of it, antialiased.
 
@@ -51,6 +51,7 @@ def decode_window(
     quick: Whether to decode a JPEG of which the window is large to a half, a quarter or an eighth
       first.
     interpolation: Of the resizing.
+    result: Where to write to; contiguous.
 
   Returns:
     (height, width, 3) uint8.
@@ -58,34 +59,24 @@ def decode_window(
   Raises:
     UndecodableError: If the bytes are not a whole image.
   """
+  if result is None:
+    result = np.empty((*shape, 3), np.uint8)
   frame = None if isinstance(encoded, np.ndarray) else read_frame(encoded)
   if isinstance(encoded, np.ndarray) or frame is None or frame.components not in (1, 3):
     image = encoded if isinstance(encoded, np.ndarray) else decode_with_pillow(encoded)
-    return _resize(image, window(*image.shape[:2]), shape, interpolation)
+    return resize_window(image, window(*image.shape[:2]), shape, interpolation, result)
   size = frame.height, frame.width
   shown = window(*size)
   part = touched_part(shown, shape, size, interpolation)
   if interpolation == "bilinear" and is_small(part):
-    return resize_planes(decode_part(encoded, frame, part), part, size, shown, shape)
+    return resize_planes(decode_part(encoded, frame, part), part, size, shown, result)
   down, across = (shown.bottom - shown.top) / shape[0], (shown.right - shown.left) / shape[1]
   reduction = next((r for r in _REDUCTIONS if quick and r <= min(down, across)), 1)
   pixels = decode_rows(encoded, frame, part.bottom, reduction)
   height, width = pixels.shape[:2]
   left, top, right, bottom = (edge / reduction for edge in shown)
   reduced = Window(left, top, min(right, width), min(bottom, height))
-  return resize_window(pixels, reduced, shape, interpolation)
-
-
-def _resize(
-  image: np.ndarray, window: Window, shape: tuple[int, int], interpolation: Interpolation
-) -> np.ndarray:
-  """`resize_window`, by the fast way where there is one."""
-  size = image.shape[0], image.shape[1]
-  part = touched_part(window, shape, size, interpolation)
-  if interpolation != "bilinear" or not is_small(part):
-    return resize_window(image, window, shape, interpolation)
-  pixels = image[part.top : part.bottom, part.left : part.right]
-  return resize_planes(np.stack(cv2.split(pixels)), part, size, window, shape)
+  return resize_window(pixels, reduced, shape, interpolation, result)
 
 
 def decode_windows(
@@ -110,7 +101,10 @@ def decode_windows(
   """
   image = decode_image(encoded)
   shown = windows(*image.shape[:2])
-  return np.stack([_resize(image, window, shape, interpolation) for window in shown])
+  result = np.empty((len(shown), *shape, 3), np.uint8)
+  for one, pixels in zip(shown, result, strict=True):
+    resize_window(image, one, shape, interpolation, pixels)
+  return result
 
 
 def decode_image(encoded: bytes | np.ndarray) -> np.ndarray:

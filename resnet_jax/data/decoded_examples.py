@@ -30,8 +30,9 @@ _UNKNOWN_SECONDS, _NEWEST = 1e-3, 0.05
 # So many bad records are warned of one by one, and then the 16th, 32nd, 64th, …
 _WARNINGS = 8
 
-# (epoch, example, encoded or decoded image) -> uint8 pixels of the shape that a split shows.
-Show = Callable[[int, int, bytes | np.ndarray], np.ndarray]
+# (epoch, example, encoded or decoded image, result): writes uint8 pixels to the result, which has
+# the shape that a split shows.
+Show = Callable[[int, int, bytes | np.ndarray, np.ndarray], None]
 
 
 class DecodingPool:
@@ -132,7 +133,7 @@ class DecodedExamples:
     source: Encoded images.
     examples: Which of the source's examples are this split's.
     show: What of an image is shown.
-    shape: Shape of what `show` gives.
+    shape: Shape of what `show` writes.
     pool: The threads.
     together: How many examples that are stored side by side may be read at once.
     skip: What to do about a record that is no image: to keep its place, as zeros of weight 0, with
@@ -176,7 +177,7 @@ class DecodedExamples:
 
     def decode(row: int, image: bytes | np.ndarray, label: int) -> None:
       batch["label"][row] = label
-      batch["image"][row] = self._show(int(epochs[row]), int(examples[row]), image)
+      self._show(int(epochs[row]), int(examples[row]), image, batch["image"][row])
 
     for row in self._decode(examples, decode):
       batch["image"][row] = batch["weight"][row] = 0

@@ -27,23 +27,31 @@ _READ_TOGETHER = 128
 
 
 def show_center_crop(
-  settings: StreamingConfig, epoch: int, example: int, image: bytes | np.ndarray
-) -> np.ndarray:
-  """The centre crop, the same in every epoch: (image_size, image_size, 3) uint8."""
+  settings: StreamingConfig,
+  epoch: int,
+  example: int,
+  image: bytes | np.ndarray,
+  result: np.ndarray,
+) -> None:
+  """Writes the centre crop, the same in every epoch: (image_size, image_size, 3) uint8."""
   del epoch, example
   size = settings.image_size
   window = functools.partial(center_window, short_side=settings.short_side_evaluation, size=size)
-  return decode_window(image, window, (size, size), interpolation=settings.interpolation)
+  decode_window(image, window, (size, size), interpolation=settings.interpolation, result=result)
 
 
 def show_five_crops(
-  settings: StreamingConfig, epoch: int, example: int, image: bytes | np.ndarray
-) -> np.ndarray:
-  """The corner crops and the centre crop: (5, image_size, image_size, 3) uint8."""
+  settings: StreamingConfig,
+  epoch: int,
+  example: int,
+  image: bytes | np.ndarray,
+  result: np.ndarray,
+) -> None:
+  """Writes the corner crops and the centre crop: (5, image_size, image_size, 3) uint8."""
   del epoch, example
   size = settings.image_size
   windows = functools.partial(five_windows, short_side=settings.short_side_evaluation, size=size)
-  return decode_windows(image, windows, (size, size), settings.interpolation)
+  result[:] = decode_windows(image, windows, (size, size), settings.interpolation)
 
 
 def whole_image(

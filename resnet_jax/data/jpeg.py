@@ -1,10 +1,10 @@
 """Decoding the part of a JPEG that a window needs, and as little else as can be.
 
-Most of the time goes into the entropy-coded data, which can only be read from its beginning. Of most
-files a rectangle can be decoded alone (`jpeg_blocks.py`, `jpeg_pixels.py`): what lies outside it is
-passed, not decoded, and what lies below it not even that. Whole images, large ones, and files that
-are coded in rarer ways or damaged, are decoded by libjpeg-turbo, as far as the last row that is
-needed. The pixels are the same.
+Most of the time goes into the entropy-coded data, which can only be read from its beginning. Of
+most files a rectangle can be decoded alone (`jpeg_blocks.py`, `jpeg_pixels.py`): what lies outside
+it is passed, not decoded, and what lies below it not even that. Whole images, large ones, and files
+that are coded in rarer ways or damaged, are decoded by libjpeg-turbo, as far as the last row that
+is needed. The pixels are the same.
 """
 
 import re
@@ -122,9 +122,7 @@ def _check(encoded: bytes, frame: Frame, reduction: int) -> None:
     raise UndecodableError("the file is cut short")
 
 
-def _decode_alone(
-  encoded: bytes, frame: Frame, scan: Scan, part: Part
-) -> np.ndarray | None:
+def _decode_alone(encoded: bytes, frame: Frame, scan: Scan, part: Part) -> np.ndarray | None:
   """A rectangle of a JPEG, of which nothing else is decoded; None if there is damage before it."""
   across, down = 8 * scan.across, 8 * scan.down
   beside, above = _MARGIN * (scan.across - 1), _MARGIN * (scan.down - 1)

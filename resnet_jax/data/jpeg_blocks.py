@@ -1,10 +1,10 @@
 """The coefficients of some blocks of a JPEG, without decoding the others; compiled by Numba.
 
-Sections are of ITU-T T.81, the standard. The data are a string of Huffman codes, each followed by as
-many bits as it says. Where a block of 8x8 coefficients ends is known only when each of its codes was
-found; but of a block that is not wanted it does not matter what they say, and several are passed at
-one look-up, in a fraction of the time that decoding takes. Only the means (DC) are read of all
-blocks, as each is coded as a difference to the one before.
+Sections are of ITU-T T.81, the standard. The data are a string of Huffman codes, each followed by
+as many bits as it says. Where a block of 8x8 coefficients ends is known only when each of its codes
+was found; but of a block that is not wanted it does not matter what they say, and several are
+passed at one look-up, in a fraction of the time that decoding takes. Only the means (DC) are read
+of all blocks, as each is coded as a difference to the one before.
 
 The functions are compiled without bounds checks. What a file can say is checked where it is used,
 and data are followed by as many zeros as one damaged unit can pass.
@@ -25,8 +25,8 @@ _ENTRIES = 1 << _LOOKED_UP
 # single code, how many of the bits are the coefficient's, and above them the zeros before it. Three
 # look-ups take no more bits than a word has.
 _BITS, _SIZE = 6, 4
-_MOST_BITS = 21
-_LOOK_UPS = 5
+_MOST_BITS, _WHOLE_LOOK_UPS = 21, 3
+_NUMBER_LOOK_UPS = 5
 _COEFFICIENTS = 64
 # An advance that stands for the end of the block, and one for a code that is not in the table.
 _END_OF_BLOCK = 128
@@ -38,6 +38,9 @@ _DC_SIZES = 12
 # Words of zeros behind the data. A unit has six blocks at most, a block 64 codes of 31 bits.
 _PADDING = 256
 
+# What the functions that pass a block return instead of the bit behind it where there is damage.
+_DAMAGED = np.uint64(2**64 - 1)
+
 # Mixed with signed integers, unsigned ones become floats.
 _U = np.uint64
 _ONE, _TO_WORD, _IN_WORD = _U(1), _U(6), _U(63)
@@ -46,12 +49,13 @@ _TO_ADVANCE, _ADVANCED_BITS = _U(_BITS), _U((1 << _BITS) - 1)
 _FILLED, _ENDED = _U(_COEFFICIENTS), _U(_END_OF_BLOCK)
 _LOWEST_BITS, _HIGHEST_BITS = _U(0x0101010101010101), _U(0x8080808080808080)
 
-# Figure A.6: the row-major place of each coefficient of the file's order.
-_ZIGZAG = np.array(
+# Figure A.6: where in a group of blocks each coefficient of the file's order lies.
+_PLACES = GROUP * np.array(
   sorted(
     range(_COEFFICIENTS),
     key=lambda i: (i // 8 + i % 8, i // 8 if (i // 8 + i % 8) % 2 else i % 8),
-  )
+  ),
+  np.uint64,
 )
 
 
@@ -197,6 +201,155 @@ def _number(word, size):
   return value + (np.int64(word >> _IN_WORD) - 1) * ((1 << size) - 1)
 
 
+@numba.njit
+def _pass_units(data, words, at, limit, blocks, tables, single, joined, means, count):
+  """Passes units without decoding more than the means of their blocks.
+
+  Args:
+    data: (bytes,) uint8, the file.
+    words: (words,) uint64, the entropy-coded data.
+    at: Bit at which the units begin.
+    limit: Bits of the data.
+    blocks: (blocks of a unit, 5) int64: component, column and row in the unit, and which tables the
+      block has for its mean and the rest.
+    tables: (8,) int64, where in the file tables begin.
+    single: Tables as `_fill` makes them, one after another.
+    joined: Tables as `_join` makes them, one after another.
+    means: (components,) int64, the means of the last blocks, which are changed.
+    count: How many units.
+
+  Returns:
+    The bit behind them, or `_DAMAGED`.
+  """
+  for _ in range(count):
+    for block in range(len(blocks)):
+      table = blocks[block, 3]
+      word = _peek(words, at)
+      length, size = _mean_code(np.int64(single[_U(table) << _TO_TABLE | (word >> _TO_INDEX)]))
+      if not length:
+        length, size = _find(data, tables[table], word)
+      if not length or size >= _DC_SIZES:
+        return _DAMAGED
+      at += _U(length + size)
+      means[blocks[block, 0]] += _number(word << _U(length), size)
+
+      table = blocks[block, 4]
+      base = _U(table) << _TO_TABLE
+      position, step = _ONE, _U(0)
+      while True:
+        while position < _FILLED:
+          word = _peek(words, at)
+          for _ in range(_WHOLE_LOOK_UPS):
+            step = _U(joined[base | (word >> _TO_INDEX)])
+            at += step & _ADVANCED_BITS
+            position += step >> _TO_ADVANCE
+            if position >= _FILLED:
+              break
+            word <<= step & _ADVANCED_BITS
+        if position == _FILLED or _ENDED < position < _ENDED + _FILLED:
+          break
+        # A code not in the table, or codes of which not all are of this block: one by one.
+        at -= step & _ADVANCED_BITS
+        position -= step >> _TO_ADVANCE
+        step = _U(0)
+        length, symbol = _find(data, tables[table], _peek(words, at))
+        if not length:
+          return _DAMAGED
+        at += _U(length + (symbol & 15))
+        if symbol & 15 == 0 and symbol != _ZERO_RUN:
+          break
+        position += _U((symbol >> 4) + 1)
+        if position > _FILLED:
+          return _DAMAGED
+    if at > limit:
+      return _DAMAGED
+  return at
+
+
+@numba.njit
+def _read_units(
+  data, words, at, limit, blocks, tables, single, numbers, means, steps, places, result
+):
+  """Reads the coefficients of units side by side.
+
+  Args:
+    data: As `_pass_units`'s, and the next six.
+    words: See there.
+    at: See there.
+    limit: See there.
+    blocks: See there.
+    tables: See there.
+    single: See there.
+    numbers: Tables as `_evaluate` makes them, one after another.
+    means: As `_pass_units`'s.
+    steps: (components, 64) uint8, what coefficients are multiplied with.
+    places: (units, blocks of a unit) uint64, where in the result each block begins.
+    result: The coefficients of groups of blocks, flat.
+
+  Returns:
+    The bit behind them, or `_DAMAGED`.
+  """
+  for unit in range(len(places)):
+    for block in range(len(blocks)):
+      component, table = blocks[block, 0], blocks[block, 3]
+      word = _peek(words, at)
+      length, size = _mean_code(np.int64(single[_U(table) << _TO_TABLE | (word >> _TO_INDEX)]))
+      if not length:
+        length, size = _find(data, tables[table], word)
+      if not length or size >= _DC_SIZES:
+        return _DAMAGED
+      at += _U(length + size)
+      means[component] += _number(word << _U(length), size)
+      begin = places[unit, block]
+      result[begin] = means[component] * steps[component, 0]
+
+      table = blocks[block, 4]
+      base = _U(table) << _TO_TABLE
+      position = 1
+      while position < _COEFFICIENTS:
+        word = _peek(words, at)
+        bits = 0
+        for _ in range(_NUMBER_LOOK_UPS):
+          entry = np.int64(numbers[base | (word >> _TO_INDEX)])
+          number, zeros, bits = entry >> 16, entry >> 8 & 255, entry & 63
+          if not bits:
+            break
+          at += _U(bits)
+          position += zeros
+          if position >= _COEFFICIENTS:
+            break
+          result[begin + _PLACES[_U(position)]] = number * steps[component, _U(position)]
+          position += 1
+          if position == _COEFFICIENTS:
+            break
+          word <<= _U(bits)
+        if bits:
+          continue
+        word = _peek(words, at)
+        length, symbol = _find(data, tables[table], word)
+        if not length:
+          return _DAMAGED
+        size, zeros = symbol & 15, symbol >> 4
+        at += _U(length + size)
+        position += _END_OF_BLOCK if size == 0 and zeros != 15 else zeros
+        if position < _COEFFICIENTS:
+          number = _number(word << _U(length), size)
+          result[begin + _PLACES[_U(position)]] = number * steps[component, _U(position)]
+          position += 1
+      if _COEFFICIENTS < position < _END_OF_BLOCK:
+        return _DAMAGED
+    if at > limit:
+      return _DAMAGED
+  return at
+
+
+@numba.njit
+def _mean_code(entry):
+  """The length of the code that a table's entry holds, and the bits of the number behind it."""
+  size = entry >> _BITS
+  return (entry & 63) - (size & 15), size
+
+
 @compiled
 def decode_blocks(data, start, across, down, quantization, selectors, tables, a_row, part):
   """Decodes the coefficients of a rectangle of units (section A.2.3) of a sequential scan.
@@ -206,158 +359,85 @@ def decode_blocks(data, start, across, down, quantization, selectors, tables, a_
     start: Where the scan's data begin; this and the next five as `jpeg_header.Scan` has them.
     across: Blocks of the first component side by side in a unit.
     down: Blocks of the first component one above the other in a unit.
-    quantization: (components, 64) uint16.
+    quantization: (components, 64) uint8.
     selectors: (components, 2) uint8.
     tables: (8,) int64.
     a_row: Units in a row of the picture.
-    part: Units before the rectangle's left edge, above its top, up to its right edge and down to its
-      bottom.
+    part: Units before the rectangle's left edge, above its top, up to its right edge and down to
+      its bottom.
 
   Returns:
-    (groups, 64, `GROUP`) int16, coefficients times their steps. A group holds as many blocks side by
-    side; of each component groups follow from left to right and from top to bottom, the last of a
-    row filled up with zeros. None if there is damage before the last unit.
+    (groups, 64, `GROUP`) int16, coefficients times their steps. A group holds as many blocks side
+    by side; of each component groups follow from left to right and from top to bottom, the last of
+    a row filled up with zeros. None if there is damage before the last unit.
   """
   left, top, right, bottom = part
-  components = len(selectors)
-  single = np.empty(8 * _ENTRIES, np.uint16)
-  joined = np.empty(8 * _ENTRIES, np.uint16)
-  numbers = np.empty(8 * _ENTRIES, np.int32)
+  single = np.empty(len(tables) * _ENTRIES, np.uint16)
+  joined = np.empty(len(tables) * _ENTRIES, np.uint16)
+  numbers = np.empty(len(tables) * _ENTRIES, np.int32)
+  if not _fill_tables(data, tables, selectors, single, joined, numbers):
+    return None
+  blocks = _blocks_of_unit(across, down, selectors)
+  components, units = len(selectors), right - left
+  # Of each component: blocks in a row of the rectangle's units, and rows of blocks in one of units.
+  wide, high = np.full(components, units), np.ones(components, np.int64)
+  wide[0], high[0] = units * across, down
+  groups = (wide + GROUP - 1) // GROUP
+  first = np.zeros(components + 1, np.int64)
+  first[1:] = np.cumsum(groups * high) * (bottom - top)
+  found = np.zeros((first[components], _COEFFICIENTS, GROUP), np.int16)
+  result = found.reshape(-1)
+
+  words, bits = _without_stuffing(data, start)
+  limit, at = _U(bits), _U(0)
+  means = np.zeros(components, np.int64)
+  places = np.empty((units, len(blocks)), np.uint64)
+  passed = top * a_row + left
+  for row in range(bottom - top):
+    at = _pass_units(data, words, at, limit, blocks, tables, single, joined, means, passed)
+    if at == _DAMAGED:
+      return None
+    passed = a_row - units
+    for block in range(len(blocks)):
+      component = blocks[block, 0]
+      line = first[component] + (row * high[component] + blocks[block, 2]) * groups[component]
+      for unit in range(units):
+        column = unit * (wide[component] // units) + blocks[block, 1]
+        group, lane = line + column // GROUP, column % GROUP
+        places[unit, block] = _U(group * _COEFFICIENTS * GROUP + lane)
+    at = _read_units(
+      data, words, at, limit, blocks, tables, single, numbers, means, quantization, places, result
+    )
+    if at == _DAMAGED:
+      return None
+  return found
+
+
+@numba.njit
+def _blocks_of_unit(across, down, selectors):
+  """See `_pass_units`. The first component has `across` times `down` blocks, the others one."""
+  blocks = np.zeros((across * down + len(selectors) - 1, 5), np.int64)
+  for i in range(len(blocks)):
+    component = max(0, i + 1 - across * down)
+    if not component:
+      blocks[i, 1], blocks[i, 2] = i % across, i // across
+    blocks[i, 0] = component
+    blocks[i, 3], blocks[i, 4] = selectors[component, 0], selectors[component, 1]
+  return blocks
+
+
+@numba.njit
+def _fill_tables(data, tables, selectors, single, joined, numbers):
+  """Fills those tables that are used; whether they can be."""
   lengths = np.empty(_ENTRIES, np.uint8)
-  filled = np.zeros(8, np.bool_)
+  filled = np.zeros(len(tables), np.bool_)
   for table in selectors.ravel():
     if not filled[table]:
       begin, end = table * _ENTRIES, (table + 1) * _ENTRIES
       if not _fill(data, tables[table], single[begin:end], lengths):
-        return None
+        return False
       if table >= 4:
         _join(single[begin:end], lengths, joined[begin:end])
         _evaluate(single[begin:end], lengths, numbers[begin:end])
       filled[table] = True
-
-  # Blocks of a unit: the component, and the place within the unit.
-  blocks = np.zeros((across * down + 2, 3), np.int64)
-  for i in range(across * down):
-    blocks[i, 1], blocks[i, 2] = i % across, i // across
-  blocks[across * down, 0], blocks[across * down + 1, 0] = 1, 2
-  in_unit = across * down + components - 1
-  groups_a_row, first_group = np.empty(3, np.int64), np.zeros(4, np.int64)
-  wide, high = np.ones(3, np.int64), np.ones(3, np.int64)
-  wide[0], high[0] = across, down
-  for i in range(components):
-    groups_a_row[i] = ((right - left) * wide[i] + GROUP - 1) // GROUP
-    first_group[i + 1] = first_group[i] + groups_a_row[i] * (bottom - top) * high[i]
-  found = np.zeros((first_group[components], _COEFFICIENTS, GROUP), np.int16)
-  flat = found.reshape(-1)
-  # By one less, for the coefficient before a position.
-  places = np.zeros(components * _COEFFICIENTS + 1, np.uint64)
-  steps = np.ones(components * _COEFFICIENTS + 1, np.int32)
-  for i in range(components * _COEFFICIENTS):
-    places[i + 1] = _ZIGZAG[i % _COEFFICIENTS] * GROUP
-    steps[i + 1] = quantization[i // _COEFFICIENTS, i % _COEFFICIENTS]
-
-  words, bits = _without_stuffing(data, start)
-  limit = _U(bits)
-  mean = np.zeros(3, np.int64)
-  at = _U(0)
-  for row in range(bottom):
-    for unit in range(right if row == bottom - 1 else a_row):
-      wanted = row >= top and left <= unit < right
-      for block in range(in_unit):
-        component = blocks[block, 0]
-        table = np.int64(selectors[component, 0])
-        word = _peek(words, at)
-        entry = np.int64(single[(_U(table) << _TO_TABLE) | (word >> _TO_INDEX)])
-        if entry:
-          size = entry >> _BITS
-          length = (entry & 63) - size
-        else:
-          length, size = _find(data, tables[table], word)
-          if not length:
-            return None
-        if size >= _DC_SIZES:
-          return None
-        at += _U(length + size)
-        mean[component] += _number(word << _U(length), size)
-        table = np.int64(selectors[component, 1])
-        base = _U(table) << _TO_TABLE
-
-        if wanted:
-          column = (unit - left) * wide[component] + blocks[block, 1]
-          line = (row - top) * high[component] + blocks[block, 2]
-          group = first_group[component] + line * groups_a_row[component] + column // GROUP
-          lane = column % GROUP
-          start_of_block = _U(group * _COEFFICIENTS * GROUP + lane)
-          flat[start_of_block] = mean[component] * steps[component * _COEFFICIENTS + 1]
-          position, filled_at = component * _COEFFICIENTS + 1, (component + 1) * _COEFFICIENTS
-          while position < filled_at:
-            word = _peek(words, at)
-            for _ in range(_LOOK_UPS):
-              entry = np.int64(numbers[base | (word >> _TO_INDEX)])
-              number, zeros, bits = entry >> 16, entry >> 8 & 255, entry & 63
-              if not bits:
-                break
-              at += _U(bits)
-              position += zeros + 1
-              if position > filled_at:
-                break
-              flat[start_of_block + places[_U(position)]] = number * steps[_U(position)]
-              if position == filled_at:
-                break
-              word <<= _U(bits)
-            if bits:
-              continue
-            word = _peek(words, at)
-            length, symbol = _find(data, tables[table], word)
-            if not length:
-              return None
-            size, zeros = symbol & 15, symbol >> 4
-            at += _U(length + size)
-            if size == 0 and zeros != 15:
-              zeros = _END_OF_BLOCK
-            position += zeros + 1
-            if position <= filled_at:
-              number = _number(word << _U(length), size)
-              flat[start_of_block + places[_U(position)]] = number * steps[_U(position)]
-          if filled_at < position < filled_at + _COEFFICIENTS:
-            return None
-          continue
-
-        reached, step = _ONE, _U(0)
-        while True:
-          while reached < _FILLED:
-            word = _peek(words, at)
-            step = _U(joined[base | (word >> _TO_INDEX)])
-            at += step & _ADVANCED_BITS
-            reached += step >> _TO_ADVANCE
-            if reached >= _FILLED:
-              break
-            word <<= step & _ADVANCED_BITS
-            step = _U(joined[base | (word >> _TO_INDEX)])
-            at += step & _ADVANCED_BITS
-            reached += step >> _TO_ADVANCE
-            if reached >= _FILLED:
-              break
-            word <<= step & _ADVANCED_BITS
-            step = _U(joined[base | (word >> _TO_INDEX)])
-            at += step & _ADVANCED_BITS
-            reached += step >> _TO_ADVANCE
-          if reached == _FILLED or _ENDED < reached < _ENDED + _FILLED:
-            break
-          # An unknown code, or codes of which not all belong to this block: again, one by one.
-          at -= step & _ADVANCED_BITS
-          reached -= step >> _TO_ADVANCE
-          length, symbol = _find(data, tables[table], _peek(words, at))
-          if not length:
-            return None
-          at += _U(length + (symbol & 15))
-          if symbol & 15 == 0 and symbol != _ZERO_RUN:
-            reached += _ENDED
-          else:
-            reached += _U((symbol >> 4) + 1)
-            if reached > _FILLED:
-              return None
-          step = _U(0)
-      if at > limit:
-        return None
-  return found
+  return True

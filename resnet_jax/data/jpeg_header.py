@@ -51,7 +51,7 @@ class Scan(NamedTuple):
     start: Where in the file the entropy-coded data begin.
     across: Columns of brightness for each of colour, 1 or 2.
     down: Rows of brightness for each of colour, 1 or 2.
-    quantization: (components, 64) uint16, in the order of the file.
+    quantization: (components, 64) uint8, in the order of the file.
     selectors: (components, 2) uint8, which of `tables` a component has for its means (DC) and for
       its alternating coefficients (AC).
     tables: (8,) int64, where in the file Huffman tables begin: four of means, four of the rest; -1
@@ -97,15 +97,10 @@ def read_scan(encoded: bytes) -> Scan | None:
       return None
     elif marker == _QUANTIZATION_TABLES:
       for at in range(0, len(segment), 65):
+        # Steps of 16 bits have another number in front, and are not found.
         quantization[segment[at]] = segment[at + 1 : at + 65]
     elif marker == _HUFFMAN_TABLES:
-      at = 0
-      while at + 17 <= len(segment):
-        number, symbols = segment[at], sum(segment[at + 1 : at + 17])
-        if number & 0xEC or symbols > 256 or at + 17 + symbols > len(segment):
-          return None
-        tables[(number >> 2) + (number & 3)] = start + at + 1
-        at += 17 + symbols
+      _find_tables(segment, start, tables)
     elif marker == _START_OF_SCAN:
       if not _is_gray_or_ycc(components, jfif, transform):
         return None
@@ -138,6 +133,17 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
     at = end
 
 
+def _find_tables(segment: bytes, start: int, tables: list[int]) -> None:
+  """Enters where the Huffman tables of a segment begin, up to the first that is damaged."""
+  at = 0
+  while at + 17 <= len(segment):
+    number, symbols = segment[at], sum(segment[at + 1 : at + 17])
+    if number & 0xEC or symbols > 256 or at + 17 + symbols > len(segment):
+      return
+    tables[(number >> 2) + (number & 3)] = start + at + 1
+    at += 17 + symbols
+
+
 def _is_gray_or_ycc(
   components: list[tuple[int, int, int]], jfif: bool, transform: int | None
 ) -> bool:
@@ -162,22 +168,22 @@ def _scan(
   count = len(components)
   if len(segment) != 4 + 2 * count or segment[0] != count or segment[-3:] != _WHOLE:
     return None
-  selectors = np.empty((count, 2), np.uint8)
-  for row, (number, _, _) in enumerate(components):
+  selectors, steps = bytearray(), bytearray()
+  for row, (number, _, step) in enumerate(components):
     scanned, chosen = segment[1 + 2 * row], segment[2 + 2 * row]
-    if scanned != number or chosen & 0xCC:
+    if scanned != number or chosen & 0xCC or step not in quantization:
       return None
-    selectors[row] = chosen >> 4, 4 + (chosen & 3)
+    selectors += bytes((chosen >> 4, 4 + (chosen & 3)))
+    steps += quantization[step]
   sampling = (1, 1) if count == 1 else _SAMPLINGS.get(components[0][1])
   if sampling is None or any(sampled != 0x11 for _, sampled, _ in components[1:]):
     return None
-  steps = [quantization.get(number, b"") for _, _, number in components]
-  if any(len(step) != 64 for step in steps) or min(tables[i] for i in selectors.flat) < 0:
+  if len(steps) != 64 * count or min(tables[selector] for selector in selectors) < 0:
     return None
   return Scan(
     start,
     *sampling,
-    np.frombuffer(b"".join(steps), np.uint8).reshape(count, 64).astype(np.uint16),
-    selectors,
+    np.frombuffer(steps, np.uint8).reshape(count, 64),
+    np.frombuffer(selectors, np.uint8).reshape(count, 2),
     np.array(tables),
   )

@@ -1,7 +1,7 @@
-"""From the coefficients of a JPEG's blocks to pixels, bit for bit as libjpeg-turbo; compiled by Numba.
+"""From the coefficients of a JPEG's blocks to the pixels of libjpeg-turbo, compiled by Numba.
 
-That is its accurate integer transform, its interpolation of colour that was stored at half the
-resolution ("fancy upsampling"), and its conversion to RGB, all with its rounding.
+Bit for bit: it is its accurate integer transform, its interpolation of colour that was stored at
+half the resolution ("fancy upsampling"), and its conversion to RGB, all with its rounding.
 """
 
 from collections.abc import Callable
@@ -208,9 +208,8 @@ def make_pixels(groups, components, across, down, units, height, width, part):
     units: As `decode_blocks`'s `part`: which units the groups are of.
     height: Rows of the picture.
     width: Columns of the picture.
-    part: First column and row of the rectangle, and those behind its last. It lies in the picture
-      and in the units; with a unit more around it where colour is interpolated, but at the picture's
-      edges.
+    part: The rectangle, a `windows.Part`. It lies in the picture and in the units; in these with
+      two pixels around it where colour is interpolated, but for the picture's edges.
 
   Returns:
     (3, H, W) uint8, RGB.

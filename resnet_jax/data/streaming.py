@@ -118,9 +118,14 @@ def build_dataset(
 
 
 def show_random_crop(
-  settings: StreamingConfig, seed: int, epoch: int, example: int, image: bytes | np.ndarray
-) -> np.ndarray:
-  """The training crop of one example in one epoch: (image_size, image_size, 3) uint8."""
+  settings: StreamingConfig,
+  seed: int,
+  epoch: int,
+  example: int,
+  image: bytes | np.ndarray,
+  result: np.ndarray,
+) -> None:
+  """Writes the training crop of one example in one epoch: (image_size, image_size, 3) uint8."""
   size = settings.image_size
   if settings.crop == "inception":
     inception = settings.inception
@@ -137,7 +142,7 @@ def show_random_crop(
       short_sides=(settings.short_side_min, settings.short_side_max),
       size=size,
     )
-  return decode_window(image, window, (size, size), quick=True)
+  decode_window(image, window, (size, size), quick=True, result=result)
 
 
 def training_view(

@@ -27,7 +27,7 @@ class Window(NamedTuple):
 
 
 class Part(NamedTuple):
-  """A rectangle of whole pixels of an image: its first column and row, and those behind its last."""
+  """A rectangle of whole pixels: its first column and row, and those behind its last."""
 
   left: int
   top: int
