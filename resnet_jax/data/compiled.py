@@ -11,7 +11,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
   """Compiles a function, which runs without Python's lock.
 
   The code is kept for the next process beside the module or in the user's cache, where these can be
-  written, and else compiled in each process. What a function calls in other modules is not seen to
+  written, and else compiled in each process. What a function has from other modules is not seen to
   have changed, so it calls compiled functions of its own module only.
   """
   try:

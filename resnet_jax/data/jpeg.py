@@ -53,8 +53,8 @@ def decode_part(encoded: bytes, frame: Frame, part: Part) -> np.ndarray:
     (3, H, W) uint8, that part of the whole image, bit for bit.
 
   Raises:
-    UndecodableError: If the file is cut short anywhere, or damaged within the rows down to the
-      rectangle's last.
+    UndecodableError: If the file is cut short anywhere, or damaged before the rectangle's last
+      pixel.
   """
   left, top, right, bottom = part
   scan = read_scan(encoded) if is_small(part) else None

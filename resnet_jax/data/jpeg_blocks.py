@@ -35,6 +35,8 @@ _UNKNOWN = 512
 _ZERO_RUN = 0xF0
 # A difference of means takes fewer bits than this, with 8 bits a sample (table F.1).
 _DC_SIZES = 12
+# No picture has larger coefficients; libjpeg's 16 bits may not hold what is made of them.
+_LARGEST = 2**11 - 1
 # Words of zeros behind the data. A unit has six blocks at most, a block 64 codes of 31 bits.
 _PADDING = 256
 
@@ -270,7 +272,7 @@ def _pass_units(data, words, at, limit, blocks, tables, single, joined, means, c
 def _read_units(
   data, words, at, limit, blocks, tables, single, numbers, means, steps, places, result
 ):
-  """Reads the coefficients of units side by side.
+  """Reads the coefficients of units side by side; those beyond `_LARGEST` are damage.
 
   Args:
     data: As `_pass_units`'s, and the next six.
@@ -289,6 +291,7 @@ def _read_units(
   Returns:
     The bit behind them, or `_DAMAGED`.
   """
+  magnitudes = 0
   for unit in range(len(places)):
     for block in range(len(blocks)):
       component, table = blocks[block, 0], blocks[block, 3]
@@ -301,10 +304,13 @@ def _read_units(
       at += _U(length + size)
       means[component] += _number(word << _U(length), size)
       begin = places[unit, block]
-      result[begin] = means[component] * steps[component, 0]
+      value = means[component] * steps[component, 0]
+      result[begin] = value
+      magnitudes |= value ^ value >> 63
 
       table = blocks[block, 4]
       base = _U(table) << _TO_TABLE
+      # Behind the coefficient that was read last.
       position = 1
       while position < _COEFFICIENTS:
         word = _peek(words, at)
@@ -315,11 +321,12 @@ def _read_units(
           if not bits:
             break
           at += _U(bits)
-          position += zeros
-          if position >= _COEFFICIENTS:
+          position += zeros + 1
+          if position > _COEFFICIENTS:
             break
-          result[begin + _PLACES[_U(position)]] = number * steps[component, _U(position)]
-          position += 1
+          value = number * steps[component, _U(position) - _ONE]
+          result[begin + _PLACES[_U(position) - _ONE]] = value
+          magnitudes |= value ^ value >> 63
           if position == _COEFFICIENTS:
             break
           word <<= _U(bits)
@@ -331,14 +338,14 @@ def _read_units(
           return _DAMAGED
         size, zeros = symbol & 15, symbol >> 4
         at += _U(length + size)
-        position += _END_OF_BLOCK if size == 0 and zeros != 15 else zeros
-        if position < _COEFFICIENTS:
-          number = _number(word << _U(length), size)
-          result[begin + _PLACES[_U(position)]] = number * steps[component, _U(position)]
-          position += 1
+        position += _END_OF_BLOCK if size == 0 and zeros != 15 else zeros + 1
+        if position <= _COEFFICIENTS:
+          value = _number(word << _U(length), size) * steps[component, _U(position) - _ONE]
+          result[begin + _PLACES[_U(position) - _ONE]] = value
+          magnitudes |= value ^ value >> 63
       if _COEFFICIENTS < position < _END_OF_BLOCK:
         return _DAMAGED
-    if at > limit:
+    if at > limit or magnitudes > _LARGEST:
       return _DAMAGED
   return at
 

@@ -68,8 +68,10 @@ class Scan(NamedTuple):
 
 def read_frame(encoded: bytes) -> Frame | None:
   """Finds the frame header of a JPEG of 8 bits a sample; None where the bytes begin otherwise."""
-  for marker, start, _ in _segments(encoded):
-    if marker in _FRAMES and start + 6 <= len(encoded):
+  for marker, start, end in _segments(encoded):
+    if marker in _FRAMES:
+      if not start + 6 <= end <= len(encoded):
+        return None
       bits, height, width, components = struct.unpack_from(">BHHB", encoded, start)
       if bits != 8 or not height or not width:
         return None
@@ -88,17 +90,18 @@ def read_scan(encoded: bytes) -> Scan | None:
       return None
     segment = encoded[start:end]
     if marker in _SEQUENTIAL:
+      if len(segment) < 6 or len(segment) != 6 + 3 * segment[5]:
+        return None
       components = list(struct.iter_unpack("BBB", segment[6 : 6 + 3 * segment[5]]))
     elif marker == _JFIF:
-      jfif = jfif or segment[:5] == b"JFIF\0"
+      # libjpeg goes by no shorter one.
+      jfif = jfif or (segment[:5] == b"JFIF\0" and len(segment) >= 14)
     elif marker == _ADOBE and segment[:5] == b"Adobe" and len(segment) >= 12:
       transform = segment[11]
     elif marker == _RESTART_INTERVAL and any(segment[:2]):
       return None
     elif marker == _QUANTIZATION_TABLES:
-      for at in range(0, len(segment), 65):
-        # Steps of 16 bits have another number in front, and are not found.
-        quantization[segment[at]] = segment[at + 1 : at + 65]
+      quantization |= _read_steps(segment)
     elif marker == _HUFFMAN_TABLES:
       _find_tables(segment, start, tables)
     elif marker == _START_OF_SCAN:
@@ -131,6 +134,16 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
     if marker == _START_OF_SCAN:
       return
     at = end
+
+
+def _read_steps(segment: bytes) -> dict[int, bytes]:
+  """The quantization tables of a segment by their numbers; nothing of those of 16 bits."""
+  tables, at = {}, 0
+  while at < len(segment):
+    number, wide = segment[at] & 15, segment[at] >> 4
+    tables[number] = b"" if wide else segment[at + 1 : at + 65]
+    at += 129 if wide else 65
+  return tables
 
 
 def _find_tables(segment: bytes, start: int, tables: list[int]) -> None:

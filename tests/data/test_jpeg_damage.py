@@ -3,7 +3,6 @@
 import contextlib
 import json
 import pathlib
-import struct
 import subprocess
 import sys
 
@@ -22,7 +21,6 @@ from resnet_jax.data.windows import Part
 PROGRAM = pathlib.Path(__file__).parent / "damaged_jpegs.py"
 HEIGHT, WIDTH = 61, 83
 DIFFERENCES = {"libjpeg finds damage", "other pixels"}
-NOT_REFUSED = "error: iterative unpacking", "IndexError: index out of range"
 WHOLE = Part(0, 0, WIDTH, HEIGHT)
 COLOR = encode(scene(HEIGHT, WIDTH), quality=90)
 GREY = encode(scene(HEIGHT, WIDTH).convert("L"), quality=90)
@@ -65,9 +63,7 @@ def outcome() -> dict:
 def test_damage_is_refused_or_gives_an_array_of_the_right_shape(outcome):
   counts = outcome["counts"]
   assert counts["decoded"] > 300 and counts["refused"] > 300 and counts["read_scan"] > 600
-  # Not refused yet: frame headers that are cut short, which have a test of their own.
-  expected = DIFFERENCES | {name for name in outcome["odd"] if name.startswith(NOT_REFUSED)}
-  assert not outcome["odd"].keys() - expected, outcome["odd"]
+  assert not outcome["odd"].keys() - DIFFERENCES, outcome["odd"]
 
 
 def test_damage_costs_no_memory(outcome):
@@ -77,8 +73,7 @@ def test_damage_costs_no_memory(outcome):
 def test_damaged_data_are_decoded_as_libjpeg_decodes_them(outcome):
   both = outcome["counts"]["data: decoded by both"]
   assert both > 200
-  # Means that drift out of the range of pictures, in about one of two hundred.
-  assert len(outcome["odd"].get("other pixels", [])) < 0.01 * both
+  assert not outcome["odd"].get("other pixels")
   # Damage to the right of a part, or just below it, is libjpeg's alone to find.
   assert len(outcome["odd"].get("libjpeg finds damage", [])) < 0.1 * both
 
@@ -125,12 +120,13 @@ def test_a_frame_header_that_lacks_components_is_refused(length):
   assert_undecodable(changed(COLOR, jpeg_segments.SOF, lambda body: body[:length]))
 
 
-@pytest.mark.xfail(
-  raises=(IndexError, struct.error), strict=True, reason="read_scan takes what is not there"
-)
 @pytest.mark.parametrize("length", [*range(1, 6), 7, 8, 10, 11, 13, 14])
 def test_a_frame_header_that_is_cut_short_is_refused(length):
-  assert_undecodable(changed(COLOR, jpeg_segments.SOF, lambda body: body[:length]))
+  encoded = changed(COLOR, jpeg_segments.SOF, lambda body: body[:length])
+  if length < 6:
+    assert read_frame(encoded) is None
+  else:
+    assert_undecodable(encoded)
 
 
 @pytest.mark.parametrize("marker", [jpeg_segments.DHT, jpeg_segments.DQT])
@@ -143,20 +139,7 @@ def test_tables_of_any_length_are_refused(marker):
     assert_undecodable(cut)
 
 
-@pytest.mark.parametrize(
-  "number",
-  [
-    0,
-    2,
-    *(
-      pytest.param(
-        more,
-        marks=pytest.mark.xfail(strict=True, reason="read_scan takes the three that are there"),
-      )
-      for more in (4, 5, 255)
-    ),
-  ],
-)
+@pytest.mark.parametrize("number", [0, 2, 4, 5, 255])
 def test_other_counts_of_components_are_refused(number):
   encoded = with_byte(COLOR, jpeg_segments.SOF, 5, number)
   assert_undecodable(encoded)
@@ -278,19 +261,12 @@ def test_coefficients_of_up_to_four_times_what_a_picture_has(sign):
         assert_equal_to_libjpeg(with_coefficient(size, sign, step))
 
 
-SIXTEEN_BITS = pytest.mark.xfail(
-  strict=True, reason="libjpeg's vectors hold 16 bits between the passes, where numbers wrap"
-)
-
-
-@SIXTEEN_BITS
 @pytest.mark.parametrize("sign", "01")
 @pytest.mark.parametrize(("blocks", "step"), [(5, 1), (1, 8), (4, 255)])
 def test_means_beyond_what_a_picture_has(blocks, step, sign):
   assert_equal_to_libjpeg(drifting(blocks, sign, step))
 
 
-@SIXTEEN_BITS
 @pytest.mark.parametrize("sign", "01")
 @pytest.mark.parametrize(("size", "step"), [(14, 1), (10, 16), (6, 255), (13, 255)])
 def test_coefficients_beyond_what_a_picture_has(size, step, sign):
