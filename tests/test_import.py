@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = ("tensorflow", "tensorflow_datasets", "matplotlib", "tensorboardX", "torch", "cv2")
+HEAVY = ("tensorflow", "tensorflow_datasets", "matplotlib", "tensorboardX", "torch", "numba")
 
 
 def run(code: str) -> str:

@@ -4,6 +4,7 @@ So a run can be looked at, compiled and counted where its data does not lie.
 """
 
 import dataclasses
+import io
 from collections.abc import Callable
 
 import numpy as np
@@ -80,10 +81,12 @@ class _Black(ExampleSource):
   """So many black pictures of class 0."""
 
   def __init__(self, size: int, classes: int):
-    import cv2
+    import PIL.Image
 
     self._size, self._classes = size, classes
-    self._picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    picture = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8)).save(picture, "PNG")
+    self._picture = picture.getvalue()
 
   @property
   def class_names(self) -> tuple[str, ...]:

@@ -10,12 +10,11 @@ one grey level, here and there. Bicubic ones are left to Pillow.
 
 import math
 
-import cv2
 import numpy as np
 import PIL.Image
 
 from resnet_jax.data.config import Interpolation
-from resnet_jax.data.resample_rows import resample_rows
+from resnet_jax.data.resample_planes import resample, split
 from resnet_jax.data.windows import Part, Window
 
 # How far they reach to each side, in pixels of the result (of the image, where it is enlarged).
@@ -73,7 +72,7 @@ def resize_window(
     return result
   size = image.shape[0], image.shape[1]
   part = touched_part(window, shape, size, interpolation)
-  planes = np.stack(cv2.split(image[part.top : part.bottom, part.left : part.right]))
+  planes = split(image[part.top : part.bottom, part.left : part.right])
   return resize_planes(planes, part, size, window, result)
 
 
@@ -92,11 +91,5 @@ def resize_planes(
   Returns:
     The result.
   """
-  count, height, width = planes.shape
-  shape = result.shape
-  on_side = cv2.transpose(planes.reshape(count * height, width))
-  across = resample_rows(on_side[None], part.left, size[1], window.left, window.right, shape[1])
-  upright = cv2.transpose(across[0]).reshape(count, height, shape[1])
-  rows = resample_rows(upright, part.top, size[0], window.top, window.bottom, shape[0])
-  cv2.merge(tuple(rows), result)
+  resample(planes, part.left, part.top, *size, tuple(map(float, window)), result)
   return result

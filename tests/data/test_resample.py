@@ -1,4 +1,4 @@
-"""Tests of resnet_jax.data.resample and resample_rows."""
+"""Tests of resnet_jax.data.resample and resample_planes."""
 
 import math
 
