@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable
 
 import numpy as np
+import PIL.Image
 
 from resnet_jax.data import augment
 from resnet_jax.data.config import DataConfig
@@ -81,8 +82,6 @@ class _Black(ExampleSource):
   """So many black pictures of class 0."""
 
   def __init__(self, size: int, classes: int):
-    import PIL.Image
-
     self._size, self._classes = size, classes
     picture = io.BytesIO()
     PIL.Image.new("RGB", (8, 8)).save(picture, "PNG")

@@ -1,7 +1,7 @@
 """From the bytes of one encoded image to uint8 pixels: a whole image, or one window of it.
 
-Of JPEGs no more is decoded than a window needs (`jpeg.py`); all other formats, and JPEGs in CMYK,
-are decoded by Pillow. A file is known by its bytes, not by its name.
+Of JPEGs no more is decoded than a window needs, or the rows down to its last (`jpeg.py`); all other
+formats, and JPEGs in CMYK, are decoded by Pillow. A file is known by its bytes, not by its name.
 
 EXIF orientation is ignored, as TensorFlow's decoder and the common ImageNet pipelines do: a network
 trained elsewhere saw these pixels, and a few hundred ImageNet files carry wrong tags.
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from resnet_jax.data.config import Interpolation
-from resnet_jax.data.jpeg import decode_part, decode_rows, is_small
+from resnet_jax.data.jpeg import decode_part, decode_rows
 from resnet_jax.data.jpeg_header import read_frame
 from resnet_jax.data.pillow import decode_with_pillow
 from resnet_jax.data.resample import resize_planes, resize_window, touched_part
@@ -59,17 +59,17 @@ def decode_window(
   Raises:
     UndecodableError: If the bytes are not a whole image.
   """
-  if result is None:
-    result = np.empty((*shape, 3), np.uint8)
-  frame = None if isinstance(encoded, np.ndarray) else read_frame(encoded)
-  if isinstance(encoded, np.ndarray) or frame is None or frame.components not in (1, 3):
-    image = encoded if isinstance(encoded, np.ndarray) else decode_with_pillow(encoded)
+  if isinstance(encoded, np.ndarray):
+    return resize_window(encoded, window(*encoded.shape[:2]), shape, interpolation, result)
+  frame = read_frame(encoded)
+  if frame is None or frame.components not in (1, 3):
+    image = decode_with_pillow(encoded)
     return resize_window(image, window(*image.shape[:2]), shape, interpolation, result)
   size = frame.height, frame.width
   shown = window(*size)
   part = touched_part(shown, shape, size, interpolation)
-  if interpolation == "bilinear" and is_small(part):
-    return resize_planes(decode_part(encoded, frame, part), part, size, shown, result)
+  if interpolation == "bilinear" and part.is_small():
+    return resize_planes(decode_part(encoded, frame, part), part, size, shown, shape, result)
   down, across = (shown.bottom - shown.top) / shape[0], (shown.right - shown.left) / shape[1]
   reduction = next((r for r in _REDUCTIONS if quick and r <= min(down, across)), 1)
   pixels = decode_rows(encoded, frame, part.bottom, reduction)
@@ -84,14 +84,16 @@ def decode_windows(
   windows: Callable[[int, int], tuple[Window, ...]],
   shape: tuple[int, int],
   interpolation: Interpolation = "bilinear",
+  result: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Decodes an image once and resizes several windows of it exactly.
+  """Decodes an image once and resizes several windows of it.
 
   Args:
     encoded: As `decode_window`'s.
     windows: From (height, width) of the image to the windows.
     shape: (height, width) of each result.
     interpolation: Of the resizing.
+    result: Where to write to; contiguous.
 
   Returns:
     (windows, height, width, 3) uint8.
@@ -101,7 +103,8 @@ def decode_windows(
   """
   image = decode_image(encoded)
   shown = windows(*image.shape[:2])
-  result = np.empty((len(shown), *shape, 3), np.uint8)
+  if result is None:
+    result = np.empty((len(shown), *shape, 3), np.uint8)
   for one, pixels in zip(shown, result, strict=True):
     resize_window(image, one, shape, interpolation, pixels)
   return result

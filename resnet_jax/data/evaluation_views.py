@@ -51,7 +51,7 @@ def show_five_crops(
   del epoch, example
   size = settings.image_size
   windows = functools.partial(five_windows, short_side=settings.short_side_evaluation, size=size)
-  result[:] = decode_windows(image, windows, (size, size), settings.interpolation)
+  decode_windows(image, windows, (size, size), settings.interpolation, result)
 
 
 def whole_image(

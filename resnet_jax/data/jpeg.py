@@ -20,12 +20,10 @@ from resnet_jax.data.jpeg_pixels import make_pixels
 from resnet_jax.data.pillow import decode_with_pillow
 from resnet_jax.data.windows import Part
 
-# Samples to each side from which colour is interpolated, in pixels.
+# From so many pixels to each side colour is interpolated.
 _MARGIN = 2
 # libjpeg does not interpolate colour of fewer columns.
 _LEAST_INTERPOLATED = 5
-# Coefficients of more pixels would not stay in a core's cache, and take several times the memory.
-_MOST_PIXELS = 2**20
 # A coded block of 64 pixels takes one bit at least: what claims more pixels is damaged, and would
 # have memory allocated for them.
 _PIXELS_PER_BYTE = 64 * 8
@@ -36,18 +34,13 @@ _END = "d9"
 _DAMAGE = re.compile(r"Corrupt JPEG data: (premature|bad|found)|Premature end|Inconsistent")
 
 
-def is_small(part: Part) -> bool:
-  """Whether a rectangle is so small that it is worth being decoded alone."""
-  return (part.right - part.left) * (part.bottom - part.top) <= _MOST_PIXELS
-
-
 def decode_part(encoded: bytes, frame: Frame, part: Part) -> np.ndarray:
   """Decodes a rectangle of a JPEG as RGB.
 
   Args:
     encoded: The file.
     frame: Its header, of 1 or 3 components.
-    part: The rectangle, which lies in the image.
+    part: The rectangle, which lies in the image; of `windows.Part.is_small` size.
 
   Returns:
     (3, H, W) uint8, that part of the whole image, bit for bit.
@@ -57,14 +50,14 @@ def decode_part(encoded: bytes, frame: Frame, part: Part) -> np.ndarray:
       pixel.
   """
   left, top, right, bottom = part
-  scan = read_scan(encoded) if is_small(part) else None
+  scan = read_scan(encoded)
   if scan and (scan.across == 1 or frame.width >= _LEAST_INTERPOLATED):
     _check(encoded, frame, 1)
     pixels = _decode_alone(encoded, frame, scan, part)
     if pixels is not None:
       return pixels
   pixels = decode_rows(encoded, frame, bottom, 1)[top:bottom, left:right]
-  return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+  return pixels.transpose(2, 0, 1).copy()
 
 
 def decode_rows(encoded: bytes, frame: Frame, rows: int, reduction: int) -> np.ndarray:
@@ -138,8 +131,9 @@ def _decode_alone(encoded: bytes, frame: Frame, scan: Scan, part: Part) -> np.nd
   groups = decode_blocks(data, *scan, a_row, units)
   if groups is None:
     return None
-  size = frame.height, frame.width
-  return make_pixels(groups, len(scan.selectors), scan.across, scan.down, units, *size, part)
+  return make_pixels(
+    groups, len(scan.selectors), scan.across, scan.down, units, frame.height, frame.width, part
+  )
 
 
 def _header_is_clean(encoded: bytes | bytearray) -> bool:

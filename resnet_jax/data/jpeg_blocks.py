@@ -35,7 +35,7 @@ _UNKNOWN = 512
 _ZERO_RUN = 0xF0
 # A difference of means takes fewer bits than this, with 8 bits a sample (table F.1).
 _DC_SIZES = 12
-# No picture has larger coefficients; libjpeg's 16 bits may not hold what is made of them.
+# No picture has larger coefficients, and sums of a few of these fit in libjpeg's 16 bits.
 _LARGEST = 2**11 - 1
 # Words of zeros behind the data. A unit has six blocks at most, a block 64 codes of 31 bits.
 _PADDING = 256
@@ -443,7 +443,12 @@ def _fill_tables(data, tables, selectors, single, joined, numbers):
       begin, end = table * _ENTRIES, (table + 1) * _ENTRIES
       if not _fill(data, tables[table], single[begin:end], lengths):
         return False
-      if table >= 4:
+      if table < 4:
+        symbols = data[tables[table] : tables[table] + 16].sum()
+        # libjpeg refuses these tables, used or not.
+        if symbols and data[tables[table] + 16 : tables[table] + 16 + symbols].max() > 15:
+          return False
+      else:
         _join(single[begin:end], lengths, joined[begin:end])
         _evaluate(single[begin:end], lengths, numbers[begin:end])
       filled[table] = True

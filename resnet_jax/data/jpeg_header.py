@@ -49,13 +49,14 @@ class Scan(NamedTuple):
 
   Attributes:
     start: Where in the file the entropy-coded data begin.
-    across: Columns of brightness for each of colour, 1 or 2.
-    down: Rows of brightness for each of colour, 1 or 2.
+    across: Columns of brightness for each of colour, 1 or 2; 1 for grey.
+    down: Rows of brightness for each of colour, 1 or 2; 1 for grey.
     quantization: (components, 64) uint8, in the order of the file.
     selectors: (components, 2) uint8, which of `tables` a component has for its means (DC) and for
       its alternating coefficients (AC).
     tables: (8,) int64, where in the file Huffman tables begin: four of means, four of the rest; -1
-      where there is none. Each lies whole in the file.
+      where there is none. Those that are selected lie whole in the file, on which
+      `jpeg_blocks.decode_blocks` relies: it reads without bounds checks.
   """
 
   start: int
@@ -84,28 +85,27 @@ def read_scan(encoded: bytes) -> Scan | None:
   components: list[tuple[int, int, int]] = []
   quantization: dict[int, bytes] = {}
   tables = [-1] * 8
-  jfif, transform = False, None
+  jfif, transform, plain = False, None, True
   for marker, start, end in _segments(encoded):
     if end > len(encoded):
       return None
     segment = encoded[start:end]
     if marker in _SEQUENTIAL:
-      if len(segment) < 6 or len(segment) != 6 + 3 * segment[5]:
-        return None
-      components = list(struct.iter_unpack("BBB", segment[6 : 6 + 3 * segment[5]]))
+      whole = not components and len(segment) > 6 and len(segment) == 6 + 3 * segment[5]
+      components = list(struct.iter_unpack("BBB", segment[6:])) if whole else []
     elif marker == _JFIF:
       # libjpeg goes by no shorter one.
       jfif = jfif or (segment[:5] == b"JFIF\0" and len(segment) >= 14)
     elif marker == _ADOBE and segment[:5] == b"Adobe" and len(segment) >= 12:
       transform = segment[11]
-    elif marker == _RESTART_INTERVAL and any(segment[:2]):
-      return None
+    elif marker == _RESTART_INTERVAL:
+      plain = plain and segment == bytes(2)
     elif marker == _QUANTIZATION_TABLES:
       quantization |= _read_steps(segment)
     elif marker == _HUFFMAN_TABLES:
-      _find_tables(segment, start, tables)
+      plain = _find_tables(segment, start, tables) and plain
     elif marker == _START_OF_SCAN:
-      if not _is_gray_or_ycc(components, jfif, transform):
+      if not plain or not _is_gray_or_ycc(components, jfif, transform):
         return None
       return _scan(segment, end, components, quantization, tables)
   return None
@@ -143,18 +143,21 @@ def _read_steps(segment: bytes) -> dict[int, bytes]:
     number, wide = segment[at] & 15, segment[at] >> 4
     tables[number] = b"" if wide else segment[at + 1 : at + 65]
     at += 129 if wide else 65
-  return tables
+  return (
+    tables if at == len(segment) and max(tables, default=0) <= 3 else dict.fromkeys(range(4), b"")
+  )
 
 
-def _find_tables(segment: bytes, start: int, tables: list[int]) -> None:
-  """Enters where the Huffman tables of a segment begin, up to the first that is damaged."""
+def _find_tables(segment: bytes, start: int, tables: list[int]) -> bool:
+  """Enters where the Huffman tables of a segment begin; whether it holds whole ones alone."""
   at = 0
   while at + 17 <= len(segment):
     number, symbols = segment[at], sum(segment[at + 1 : at + 17])
-    if number & 0xEC or symbols > 256 or at + 17 + symbols > len(segment):
-      return
+    if number & 0xEC or symbols > 256:
+      return False
     tables[(number >> 2) + (number & 3)] = start + at + 1
     at += 17 + symbols
+  return at == len(segment)
 
 
 def _is_gray_or_ycc(
@@ -198,5 +201,5 @@ def _scan(
     *sampling,
     np.frombuffer(steps, np.uint8).reshape(count, 64),
     np.frombuffer(selectors, np.uint8).reshape(count, 2),
-    np.array(tables),
+    np.array(tables, np.int64),
   )

@@ -115,18 +115,21 @@ def _plane(groups, a_row):
   """
   # Eight samples side by side are a word.
   words = np.empty((len(groups) // a_row * _SIDE, a_row * GROUP), np.uint64)
+  beyond = _I(0)
   coefficients = groups.reshape(-1)
   block = _COEFFICIENTS * GROUP
   first, second = np.empty(block, np.int32), np.empty(block, np.int32)
   for group in range(len(groups)):
     for k in range(_SIDE):
       _down_columns(coefficients, group * block + k * GROUP, first, k * GROUP)
+    for i in range(block):
+      beyond |= _I(first[i] + 2**15) >> 16
     for k in range(_SIDE):
       _along_rows(first, k * _SIDE * GROUP, second, k * _SIDE * GROUP)
     top, left = group // a_row * _SIDE, group % a_row * GROUP
     for row in range(_SIDE):
       _pack(second, row * _SIDE * GROUP, words[top + row, left : left + GROUP])
-  return words.view(np.uint8)
+  return words.view(np.uint8), beyond == 0
 
 
 @numba.njit
@@ -212,22 +215,28 @@ def make_pixels(groups, components, across, down, units, height, width, part):
       two pixels around it where colour is interpolated, but for the picture's edges.
 
   Returns:
-    (3, H, W) uint8, RGB.
+    (3, H, W) uint8, RGB. None if libjpeg's 16 bits do not hold what is between the two passes of
+    the transform, which is so with damage alone.
   """
+  assert groups.shape[2] == GROUP  # Or what was kept was compiled for groups of another size.
   left, top, right, bottom = part
   rows, columns = (units[3] - units[1]) * down, (units[2] - units[0]) * across
   a_row = (columns + GROUP - 1) // GROUP
   count = rows * a_row
-  brightness = _plane(groups[:count], a_row)
+  brightness, fits = _plane(groups[:count], a_row)
   x0, y0 = units[0] * across * _SIDE, units[1] * down * _SIDE
   pixels = np.empty((3, bottom - top, right - left), np.uint8)
+  if not fits:
+    return None
   if components == 1:
     pixels[:] = brightness[top - y0 : bottom - y0, left - x0 : right - x0]
     return pixels
   a_row = (units[2] - units[0] + GROUP - 1) // GROUP
   others = (units[3] - units[1]) * a_row
-  blue = _plane(groups[count : count + others], a_row)
-  red = _plane(groups[count + others :], a_row)
+  blue, blue_fits = _plane(groups[count : count + others], a_row)
+  red, red_fits = _plane(groups[count + others :], a_row)
+  if not (blue_fits and red_fits):
+    return None
   size = ((height + down - 1) // down, (width + across - 1) // across)
   first = left // across
   samples = (right - 1) // across + 1 - first
@@ -236,8 +245,8 @@ def make_pixels(groups, components, across, down, units, height, width, part):
     grays = brightness[y - y0, left - x0 : right - x0]
     row = pixels[:, y - top]
     if across == 1:
-      columns = slice(left - x0, right - x0)
-      _convert(grays, blue[y - y0, columns], red[y - y0, columns], row)
+      shown = slice(left - x0, right - x0)
+      _convert(grays, blue[y - y0, shown], red[y - y0, shown], row)
     else:
       origin = y0 // down, x0 // across
       _interpolate(blue, origin, size, down, y, first, blues)

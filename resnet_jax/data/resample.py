@@ -2,10 +2,9 @@
 
 Each pixel of the result is a mean of the image under a filter as wide as two pixels of the result
 (of the image, where it is enlarged), or four for the bicubic one. Bilinear windows, which training
-reads, are computed here, several times faster than by Pillow: rows are added up whole, of one
-colour after the other, and the image is turned on its side to resize along its rows. They are
-Pillow's bit for bit, but for tall pictures of versions that resize those along the columns first:
-one grey level, here and there. Bicubic ones are left to Pillow.
+reads, are computed here, several times faster than by Pillow. They are its pixels bit for bit, but
+for tall pictures of versions that resize those along the columns first: one grey level, here and
+there. Bicubic ones, and large ones, are left to Pillow.
 """
 
 import math
@@ -17,6 +16,10 @@ from resnet_jax.data.config import Interpolation
 from resnet_jax.data.resample_planes import resample, split
 from resnet_jax.data.windows import Part, Window
 
+_FILTERS = {
+  "bilinear": PIL.Image.Resampling.BILINEAR,
+  "bicubic": PIL.Image.Resampling.BICUBIC,
+}
 # How far they reach to each side, in pixels of the result (of the image, where it is enlarged).
 _REACH = {"bilinear": 1, "bicubic": 2}
 
@@ -64,20 +67,25 @@ def resize_window(
   Returns:
     (height, width, 3) uint8.
   """
+  part = touched_part(window, shape, (image.shape[0], image.shape[1]), interpolation)
+  if interpolation == "bilinear" and part.is_small():
+    # A copy, so that one kind of array is compiled for.
+    planes = split(image[part.top : part.bottom, part.left : part.right].copy())
+    return resize_planes(planes, part, image.shape[:2], window, shape, result)
+  resized = PIL.Image.fromarray(image).resize(shape[::-1], _FILTERS[interpolation], box=window)
   if result is None:
-    result = np.empty((*shape, 3), np.uint8)
-  if interpolation == "bicubic":
-    picture = PIL.Image.fromarray(image)
-    result[:] = picture.resize(shape[::-1], PIL.Image.Resampling.BICUBIC, box=window)
-    return result
-  size = image.shape[0], image.shape[1]
-  part = touched_part(window, shape, size, interpolation)
-  planes = split(image[part.top : part.bottom, part.left : part.right])
-  return resize_planes(planes, part, size, window, result)
+    return np.array(resized)
+  result[:] = resized
+  return result
 
 
 def resize_planes(
-  planes: np.ndarray, part: Part, size: tuple[int, int], window: Window, result: np.ndarray
+  planes: np.ndarray,
+  part: Part,
+  size: tuple[int, ...],
+  window: Window,
+  shape: tuple[int, int],
+  result: np.ndarray | None = None,
 ) -> np.ndarray:
   """As `resize_window`, bilinear, of an image of which only a part is at hand.
 
@@ -86,10 +94,14 @@ def resize_planes(
     part: Which: at least `touched_part`.
     size: (height, width) of the image.
     window: The part that is shown.
-    result: (height, width, 3) uint8, contiguous, which is written to.
+    shape: (height, width) of the result.
+    result: Where to write to; contiguous.
 
   Returns:
-    The result.
+    (height, width, 3) uint8.
   """
-  resample(planes, part.left, part.top, *size, tuple(map(float, window)), result)
+  if result is None:
+    result = np.empty((*shape, 3), np.uint8)
+  height, width = size
+  resample(planes, part.left, part.top, height, width, tuple(map(float, window)), result)
   return result

@@ -48,7 +48,7 @@ def open_dataset(
     folder_root(config.data_dir)  # What is not there is not to be prepared first.
   elif config.dataset not in STREAMED:
     require_known(config.dataset, config.data_dir, DATASETS)
-  # Its decoders are loaded where they are needed: OpenCV changes the process's search paths.
+  # Its decoders are loaded where they are needed: Numba, which compiles them, takes half a second.
   from resnet_jax.data.streaming import streaming_dataset
 
   return streaming_dataset(config, seed, class_names)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 _INCEPTION_ATTEMPTS = 10
 # Of 64 bits, in the 64 bytes of a hash.
 _WORDS_A_BLOCK = 8
+# Pixels of a small part.
+_MOST_PIXELS = 2**20
 # Random words that a training window takes at most.
 WORDS = 2 * _INCEPTION_ATTEMPTS + 2
 
@@ -33,6 +35,14 @@ class Part(NamedTuple):
   top: int
   right: int
   bottom: int
+
+  def is_small(self) -> bool:
+    """Whether it is worth being decoded alone and resized as planes.
+
+    Of more pixels the coefficients would not stay in a core's cache, and take a multiple of the
+    memory.
+    """
+    return (self.right - self.left) * (self.bottom - self.top) <= _MOST_PIXELS
 
 
 def random_words(seed: int, epoch: int, example: int, count: int) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ class Classifier:
     Raises:
       UndecodableError: They are no whole picture.
     """
-    # Loaded where it is needed: OpenCV, which decodes, changes the process's search paths.
+    # Loaded where it is needed: Numba, which compiles the decoder, takes half a second.
     from resnet_jax.data.decode import decode_window
     from resnet_jax.data.windows import center_window
 

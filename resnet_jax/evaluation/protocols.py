@@ -76,7 +76,7 @@ def resolve(protocol: Protocol, dataset: Dataset, split: Split, own: StreamingCo
   Raises:
     UserError: The data set or the network cannot be tested so.
   """
-  # Loaded where it is needed: OpenCV, which decodes, changes the process's search paths.
+  # Loaded where it is needed: Numba, which compiles the decoder, takes half a second.
   from resnet_jax.data.decoded_examples import DecodedExamples
 
   if not isinstance(split.fetch, DecodedExamples):

@@ -130,3 +130,29 @@ def test_a_home_and_a_folder_that_cannot_be_written_do_no_harm(script, tmp_path)
   (script.parent / "__pycache__").write_text("")
   (tmp_path / "home").write_text("")
   assert run(script, HOME=str(tmp_path / "home")) == "10\n"
+
+
+@pytest.mark.parametrize("left", [0, 40])
+def test_what_was_kept_and_is_damaged_is_compiled_again(tmp_path, left):
+  program = tmp_path / "program.py"
+  program.write_text(MODULE)
+  environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+  def run() -> str:
+    done = subprocess.run(
+      [sys.executable, program],
+      check=False,
+      env=environment,
+      capture_output=True,
+      text=True,
+      timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+  assert run() == "10\n"
+  kept = list((tmp_path / "cache").rglob("*.nbi"))
+  assert kept
+  for path in kept:
+    path.write_bytes(path.read_bytes()[:left])
+  assert run() == "10\n"

@@ -12,6 +12,7 @@ from resnet_jax.data import decode
 from resnet_jax.data.example_source import UndecodableError
 from resnet_jax.data.resample import resize_window
 from resnet_jax.data.windows import (
+  Part,
   Window,
   center_window,
   five_windows,
@@ -156,3 +157,18 @@ def test_fuzzed_bytes_decode_or_raise_undecodable_and_nothing_else():
     else:
       assert image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
   assert refused > 100
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_large_windows_are_decoded_by_rows_and_resized_by_pillow(monkeypatch, quick):
+  image = scene(1025, 1024)
+  encoded = encode(image, quality=95)
+  small, large = Window(0, 0, 1000, 1000), Window(0, 0, 1024, 1025)
+  assert Part(0, 0, 1024, 1024).is_small() and not Part(0, 0, 1024, 1025).is_small()
+  got = decode.decode_window(encoded, lambda *_: large, SHAPE, quick=quick)
+  want = np.asarray(image.resize(SHAPE[::-1], PIL.Image.Resampling.BILINEAR, box=large))
+  assert np.abs(got.astype(int) - want).mean() < 3
+  monkeypatch.setattr(decode, "decode_part", None)
+  decode.decode_window(encoded, lambda *_: large, SHAPE, quick=quick)
+  with pytest.raises(TypeError):
+    decode.decode_window(encoded, lambda *_: small, SHAPE, quick=quick)

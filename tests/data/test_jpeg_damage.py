@@ -1,6 +1,7 @@
 """Tests of resnet_jax.data.jpeg.decode_part with files that are damaged, or made to do harm."""
 
 import contextlib
+import io
 import json
 import pathlib
 import subprocess
@@ -8,6 +9,7 @@ import sys
 
 import jpeg_segments
 import numpy as np
+import PIL.Image
 import pytest
 import simplejpeg
 from jpeg_segments import put_together, take_apart
@@ -294,3 +296,41 @@ def test_huge_claims_are_refused(size):
   assert claimed is not None
   assert_undecodable(encoded, Part(0, 0, claimed.width, claimed.height))
   assert_undecodable(encoded, Part(claimed.width - 1, claimed.height - 1, *claimed[1::-1]))
+
+
+def inserted(encoded: bytes, marker: int, content: bytes) -> bytes:
+  """With a segment more before the scan's."""
+  segments, rest = take_apart(encoded)
+  return put_together([*segments[:-1], (marker, content), segments[-1]], rest)
+
+
+def test_what_libjpeg_refuses_in_a_header_is_refused():
+  segments, _ = take_apart(COLOR)
+  tables = next(content for marker, content in segments if marker == jpeg_segments.DHT)
+  frame = next(content for marker, content in segments if marker == jpeg_segments.SOF)
+  for marker, content in (
+    (jpeg_segments.DHT, tables + b"\0\0\0"),
+    (jpeg_segments.DHT, bytes([0x20]) + tables[1:]),
+    (jpeg_segments.DQT, bytes([7]) + bytes([1]) * 64),
+    (jpeg_segments.DQT, bytes([1]) * 30),
+    (jpeg_segments.DRI, b"\0"),
+    (jpeg_segments.SOF, frame),
+    # A mean of 16 bits, which is never used.
+    (jpeg_segments.DHT, b"\0" + bytes([0] * 7 + [13] + [0] * 8) + bytes([*range(12), 16])),
+  ):
+    assert_undecodable(inserted(COLOR, marker, content))
+
+
+def test_sums_beyond_what_libjpeg_holds_are_left_to_it():
+  """Single bright pixels, coarsely quantized by another table than they were coded with."""
+  for across in range(8):
+    for down in range(8):
+      pixels = np.full((16, 16), 128, np.uint8)
+      pixels[down::8, across::8] = 255
+      file = io.BytesIO()
+      PIL.Image.fromarray(pixels).save(file, "JPEG", qtables=[[4] * 64])
+      for step in (4, 20, 60, 255):
+        encoded = changed(
+          file.getvalue(), jpeg_segments.DQT, lambda body, step=step: body[:1] + bytes([step]) * 64
+        )
+        assert_equal_to_libjpeg(encoded)

@@ -101,7 +101,7 @@ def test_the_result_depends_on_the_touched_part_alone():
     planes = np.ascontiguousarray(
       image[part.top : part.bottom, part.left : part.right].transpose(2, 0, 1)
     )
-    got = resize_planes(planes, part, (320, 410), window, np.empty((*shape, 3), np.uint8))
+    got = resize_planes(planes, part, (320, 410), window, shape)
     np.testing.assert_array_equal(got, with_pillow(image, window, shape))
 
 
