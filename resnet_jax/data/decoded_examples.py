@@ -26,6 +26,8 @@ _READS = 64
 # What a read and a decoding are taken to last before they are measured, and how much of a measured
 # mean the newest makes.
 _UNKNOWN_SECONDS, _NEWEST = 1e-3, 0.05
+# A decoding counts as no more than so many times the mean.
+_OUTLIER = 10
 
 # So many bad records are warned of one by one, and then the 16th, 32nd, 64th, …
 _WARNINGS = 8
@@ -76,7 +78,8 @@ class DecodingPool:
       yield
     finally:
       self._cores.put(None)
-      seconds = time.perf_counter() - start
+      # The first call may compile the decoder, which takes many times as long.
+      seconds = min(time.perf_counter() - start, _OUTLIER * self._decode_seconds)
       self._decode_seconds += _NEWEST * (seconds - self._decode_seconds)
 
   def each(self, call: Callable[[T], None], items: Sequence[T]) -> None:

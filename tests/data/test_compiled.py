@@ -132,8 +132,7 @@ def test_a_home_and_a_folder_that_cannot_be_written_do_no_harm(script, tmp_path)
   assert run(script, HOME=str(tmp_path / "home")) == "10\n"
 
 
-@pytest.mark.parametrize("left", [0, 40])
-def test_what_was_kept_and_is_damaged_is_compiled_again(tmp_path, left):
+def test_what_was_kept_and_is_damaged_is_compiled_again(tmp_path):
   program = tmp_path / "program.py"
   program.write_text(MODULE)
   environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
@@ -151,8 +150,8 @@ def test_what_was_kept_and_is_damaged_is_compiled_again(tmp_path, left):
     return done.stdout
 
   assert run() == "10\n"
-  kept = list((tmp_path / "cache").rglob("*.nbi"))
-  assert kept
-  for path in kept:
-    path.write_bytes(path.read_bytes()[:left])
-  assert run() == "10\n"
+  [kept] = (tmp_path / "cache").rglob("*.nbi")
+  index = kept.read_bytes()
+  for left in (0, 40):
+    kept.write_bytes(index[:left])
+    assert run() == "10\n"
