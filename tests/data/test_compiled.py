@@ -116,6 +116,7 @@ def script(tmp_path) -> pathlib.Path:
   return path
 
 
+@pytest.mark.long
 def test_the_code_is_kept_beside_the_module(script, tmp_path):
   assert run(script) == "10\n"
   kept = sorted((script.parent / "__pycache__").glob("sums.total*"))
@@ -132,6 +133,7 @@ def test_a_home_and_a_folder_that_cannot_be_written_do_no_harm(script, tmp_path)
   assert run(script, HOME=str(tmp_path / "home")) == "10\n"
 
 
+@pytest.mark.long
 def test_what_was_kept_and_is_damaged_is_compiled_again(tmp_path):
   program = tmp_path / "program.py"
   program.write_text(MODULE)
