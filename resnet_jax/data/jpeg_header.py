@@ -137,15 +137,17 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _read_steps(segment: bytes) -> dict[int, bytes]:
-  """The quantization tables of a segment by their numbers; nothing of those of 16 bits."""
+  """The quantization tables of a segment by their numbers.
+
+  Nothing stands for those of 16 bits, and for all if the segment does not hold whole ones alone.
+  """
   tables, at = {}, 0
   while at < len(segment):
     number, wide = segment[at] & 15, segment[at] >> 4
     tables[number] = b"" if wide else segment[at + 1 : at + 65]
     at += 129 if wide else 65
-  return (
-    tables if at == len(segment) and max(tables, default=0) <= 3 else dict.fromkeys(range(4), b"")
-  )
+  whole = at == len(segment) and max(tables, default=0) <= 3
+  return tables if whole else dict.fromkeys(range(4), b"")
 
 
 def _find_tables(segment: bytes, start: int, tables: list[int]) -> bool:
