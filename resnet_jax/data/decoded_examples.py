@@ -1,33 +1,18 @@
-"""Reading and decoding in a pool of threads: the `fetch` of a streaming split."""
+"""The `fetch` of a streaming split: examples by number, read and decoded in a pool of threads."""
 
-import concurrent.futures
-import contextlib
 import logging
-import queue
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from resnet_jax.data.cached_source import Cached, CachedSource
 from resnet_jax.data.dataset import Batch, positions
+from resnet_jax.data.decoding_pool import DecodingPool
 from resnet_jax.data.example_source import ExampleSource, UndecodableError
 from resnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-# Threads beyond those that decode: so many reads wait for storage at once.
-_READS = 64
-
-# What a read and a decoding are taken to last before they are measured, and how much of a measured
-# mean the newest makes.
-_UNKNOWN_SECONDS, _NEWEST = 1e-3, 0.05
-# A decoding counts as no more than so many times the mean.
-_OUTLIER = 10
 
 # So many bad records are warned of one by one, and then the 16th, 32nd, 64th, …
 _WARNINGS = 8
@@ -35,98 +20,6 @@ _WARNINGS = 8
 # (epoch, example, encoded or decoded image, result): writes uint8 pixels to the result, which has
 # the shape that a split shows.
 Show = Callable[[int, int, bytes | np.ndarray, np.ndarray], None]
-
-
-class DecodingPool:
-  """Threads that each take examples from storage to pixels, as many as keep the cores decoding.
-
-  Reading waits for storage and decoding for a core. Where a read takes R and decoding D, 1 + R / D
-  threads keep one core busy: one thread a core where data is at hand, dozens where storage answers
-  after 20 milliseconds. R and D are measured as the pool works, and as many of its threads go to
-  work; threads that only wait for a core would cost it time.
-
-  Args:
-    threads: How many decode at a time.
-    reads: How many more may wait for storage meanwhile.
-  """
-
-  def __init__(self, threads: int, reads: int = _READS):
-    self.size = threads + reads
-    self._threads = threads
-    self._executor = concurrent.futures.ThreadPoolExecutor(self.size, thread_name_prefix="decode")
-    # Queues of tokens do what semaphores do, in a fraction of the time.
-    self._cores = _tokens(threads)
-    self._work = _tokens(threads)
-    self._lock = threading.Lock()
-    self._at_work = threads
-    self._read_seconds = self._decode_seconds = _UNKNOWN_SECONDS
-
-  @contextlib.contextmanager
-  def reading(self, examples: int) -> Iterator[None]:
-    """Measures the reading of some examples, which is done within."""
-    start = time.perf_counter()
-    yield
-    seconds = (time.perf_counter() - start) / examples
-    self._read_seconds += _NEWEST * (seconds - self._read_seconds)
-
-  @contextlib.contextmanager
-  def decoding(self) -> Iterator[None]:
-    """Waits for a core, and measures the decoding of one example, which is done within."""
-    self._cores.get()
-    start = time.perf_counter()
-    try:
-      yield
-    finally:
-      self._cores.put(None)
-      # The first call may compile the decoder, which takes many times as long.
-      seconds = min(time.perf_counter() - start, _OUTLIER * self._decode_seconds)
-      self._decode_seconds += _NEWEST * (seconds - self._decode_seconds)
-
-  def each(self, call: Callable[[T], None], items: Sequence[T]) -> None:
-    """Calls with each item, in threads; raises the first exception that it meets."""
-    rest = iter(items)
-
-    def work() -> None:
-      """Takes the next item until none is left, which is cheaper than a future for each."""
-      self._work.get()
-      try:
-        for item in rest:
-          call(item)
-      finally:
-        self._end_work()
-
-    workers = [self._executor.submit(work) for _ in range(min(self._begin_work(), len(items)))]
-    for worker in workers:
-      worker.result()
-
-  def _begin_work(self) -> int:
-    """How many threads may be at work, of all calls of `each`; gives out tokens for new ones."""
-    with self._lock:
-      new = max(0, self._wanted() - self._at_work)
-      self._at_work += new
-    for _ in range(new):
-      self._work.put(None)
-    return self._at_work
-
-  def _end_work(self) -> None:
-    """Gives a thread's token back, or keeps it where fewer are wanted."""
-    with self._lock:
-      keep = self._at_work > self._wanted()
-      self._at_work -= keep
-    if not keep:
-      self._work.put(None)
-
-  def _wanted(self) -> int:
-    # Rounded down: a part of reading is waiting for Python's lock, and more threads worsen that.
-    waiting = int(self._threads * self._read_seconds / self._decode_seconds)
-    return min(self._threads + waiting, self.size)
-
-
-def _tokens(count: int) -> queue.SimpleQueue[None]:
-  tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
-  for _ in range(count):
-    tokens.put(None)
-  return tokens
 
 
 class DecodedExamples:

@@ -19,7 +19,8 @@ from resnet_jax.data.cached_source import CachedSource, require_memory
 from resnet_jax.data.config import DataConfig, StreamingConfig
 from resnet_jax.data.dataset import Dataset, Split
 from resnet_jax.data.decode import decode_window, decoding_threads
-from resnet_jax.data.decoded_examples import DecodedExamples, DecodingPool, Show
+from resnet_jax.data.decoded_examples import DecodedExamples, Show
+from resnet_jax.data.decoding_pool import DecodingPool
 from resnet_jax.data.evaluation_views import plain_view, show_center_crop
 from resnet_jax.data.example_source import ExampleSource
 from resnet_jax.data.prepared import is_address, prepare_command
