@@ -13,10 +13,10 @@ from collections.abc import Callable
 import numpy as np
 
 from resnet_jax.data.config import Interpolation
-from resnet_jax.data.jpeg import decode_part, decode_rows
+from resnet_jax.data.jpeg import decode_rows, show_part
 from resnet_jax.data.jpeg_header import read_frame
 from resnet_jax.data.pillow import decode_with_pillow
-from resnet_jax.data.resample import resize_planes, resize_window, touched_part
+from resnet_jax.data.resample import resize_window, touched_part
 from resnet_jax.data.windows import Window
 
 # libjpeg-turbo reduces by these in no time.
@@ -69,7 +69,9 @@ def decode_window(
   shown = window(*size)
   part = touched_part(shown, shape, size, interpolation)
   if interpolation == "bilinear" and part.is_small():
-    return resize_planes(decode_part(encoded, frame, part), part, size, shown, shape, result)
+    result = np.empty((*shape, 3), np.uint8) if result is None else result
+    show_part(encoded, frame, part, shown, result)
+    return result
   down, across = (shown.bottom - shown.top) / shape[0], (shown.right - shown.left) / shape[1]
   reduction = next((r for r in _REDUCTIONS if quick and r <= min(down, across)), 1)
   pixels = decode_rows(encoded, frame, part.bottom, reduction)

@@ -1,10 +1,10 @@
 """Decoding the part of a JPEG that a window needs, and as little else as can be.
 
 Most of the time goes into the entropy-coded data, which can only be read from its beginning. Of
-most files a rectangle can be decoded alone (`jpeg_blocks.py`, `jpeg_pixels.py`): what lies outside
-it is passed, not decoded, and what lies below it not even that. Whole images, large ones, and files
-that are coded in rarer ways or damaged, are decoded by libjpeg-turbo, as far as the last row that
-is needed. The pixels are the same.
+most files a rectangle can be decoded alone (`jpeg_window.py`): what lies outside it is passed, not
+decoded, and what lies below it not even that. Whole images, large ones, and files that are coded in
+rarer ways or damaged, are decoded by libjpeg-turbo, as far as the last row that is needed. The
+pixels are the same.
 """
 
 import re
@@ -14,13 +14,13 @@ import numpy as np
 import simplejpeg
 
 from resnet_jax.data.example_source import UndecodableError
-from resnet_jax.data.jpeg_blocks import decode_blocks
-from resnet_jax.data.jpeg_header import Frame, Scan, is_cut_short, read_scan
-from resnet_jax.data.jpeg_pixels import make_pixels
+from resnet_jax.data.jpeg_header import Frame, is_cut_short, read_scan
+from resnet_jax.data.jpeg_window import show_window
 from resnet_jax.data.pillow import decode_with_pillow
-from resnet_jax.data.windows import Part
+from resnet_jax.data.resample_planes import resize_image
+from resnet_jax.data.windows import Part, Window
 
-# From so many pixels to each side colour is interpolated.
+# Rows that libjpeg decodes beyond those that are needed, which it interpolates colour from.
 _MARGIN = 2
 # libjpeg does not interpolate colour of fewer columns.
 _LEAST_INTERPOLATED = 5
@@ -34,30 +34,29 @@ _END = "d9"
 _DAMAGE = re.compile(r"Corrupt JPEG data: (premature|bad|found)|Premature end|Inconsistent")
 
 
-def decode_part(encoded: bytes, frame: Frame, part: Part) -> np.ndarray:
-  """Decodes a rectangle of a JPEG as RGB.
+def show_part(encoded: bytes, frame: Frame, part: Part, window: Window, result: np.ndarray) -> None:
+  """Decodes a rectangle of a JPEG, and resizes a window in it as `resample.resize_window` does.
 
   Args:
     encoded: The file.
     frame: Its header, of 1 or 3 components.
-    part: The rectangle, which lies in the image; of `windows.Part.is_small` size.
-
-  Returns:
-    (3, H, W) uint8, that part of the whole image, bit for bit.
+    part: The rectangle, on which the window depends; of `windows.Part.is_small` size.
+    window: The part of the image that is shown.
+    result: (height, width, 3) uint8, contiguous, which is written to.
 
   Raises:
     UndecodableError: If the file is cut short anywhere, or damaged before the rectangle's last
       pixel.
   """
-  left, top, right, bottom = part
-  scan = read_scan(encoded)
+  scan, edges = read_scan(encoded), tuple(map(float, window))
   if scan and (scan.across == 1 or frame.width >= _LEAST_INTERPOLATED):
     _check(encoded, frame, 1)
-    pixels = _decode_alone(encoded, frame, scan, part)
-    if pixels is not None:
-      return pixels
-  pixels = decode_rows(encoded, frame, bottom, 1)[top:bottom, left:right]
-  return pixels.transpose(2, 0, 1).copy()
+    data = np.frombuffer(encoded, np.uint8)
+    if show_window(data, *scan, frame.height, frame.width, part, edges, result):
+      return
+  left, top, right, bottom = part
+  pixels = decode_rows(encoded, frame, bottom, 1)[top:bottom, left:right].copy()
+  resize_image(pixels, left, top, frame.height, frame.width, edges, result)
 
 
 def decode_rows(encoded: bytes, frame: Frame, rows: int, reduction: int) -> np.ndarray:
@@ -113,27 +112,6 @@ def _check(encoded: bytes, frame: Frame, reduction: int) -> None:
     raise UndecodableError(f"{len(encoded)} bytes cannot be {frame.height}x{frame.width} pixels")
   if is_cut_short(encoded, frame):
     raise UndecodableError("the file is cut short")
-
-
-def _decode_alone(encoded: bytes, frame: Frame, scan: Scan, part: Part) -> np.ndarray | None:
-  """A rectangle of a JPEG, of which nothing else is decoded; None if there is damage before it."""
-  across, down = 8 * scan.across, 8 * scan.down
-  beside, above = _MARGIN * (scan.across - 1), _MARGIN * (scan.down - 1)
-  left, top, right, bottom = part
-  a_row = -(-frame.width // across)
-  units = (
-    max(0, left - beside) // across,
-    max(0, top - above) // down,
-    min(a_row, -(-(right + beside) // across)),
-    min(-(-frame.height // down), -(-(bottom + above) // down)),
-  )
-  data = np.frombuffer(encoded, np.uint8)
-  groups = decode_blocks(data, *scan, a_row, units)
-  if groups is None:
-    return None
-  return make_pixels(
-    groups, len(scan.selectors), scan.across, scan.down, units, frame.height, frame.width, part
-  )
 
 
 def _header_is_clean(encoded: bytes | bytearray) -> bool:

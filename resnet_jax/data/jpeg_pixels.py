@@ -10,10 +10,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from resnet_jax.data.compiled import compiled
 from resnet_jax.data.jpeg_blocks import GROUP
+from resnet_jax.data.jpeg_tables import COEFFICIENTS
 
-_SIDE, _COEFFICIENTS = 8, 64
+_SIDE = 8
 # Numba widens sums of 32-bit integers, for which vectors have half the lanes.
 _I, _U = np.int32, np.uint64
 
@@ -117,7 +117,7 @@ def _plane(groups, a_row):
   words = np.empty((len(groups) // a_row * _SIDE, a_row * GROUP), np.uint64)
   beyond = _I(0)
   coefficients = groups.reshape(-1)
-  block = _COEFFICIENTS * GROUP
+  block = COEFFICIENTS * GROUP
   first, second = np.empty(block, np.int32), np.empty(block, np.int32)
   for group in range(len(groups)):
     for k in range(_SIDE):
@@ -184,9 +184,8 @@ def _weigh(near, far, sums):
 
 
 @numba.njit
-def _convert(brightness, blue, red, pixels):
-  """A row of RGB: three times (W,) uint8 to (3, W) uint8."""
-  reds, greens, blues = pixels[0], pixels[1], pixels[2]
+def _convert(brightness, blue, red, reds, greens, blues):
+  """A row of RGB: from three times (W,) uint8 to the first W of three times uint8."""
   for i in range(len(brightness)):
     y, cb, cr = _I(brightness[i]), _I(_I(blue[i]) - 128), _I(_I(red[i]) - 128)
     reds[i] = _clipped(y + (_I(cr * _RED_OF_CR + _HALF) >> 16))
@@ -199,8 +198,8 @@ def _clipped(value):
   return np.uint8(min(max(_I(value), _I(0)), _I(255)))
 
 
-@compiled
-def make_pixels(groups, components, across, down, units, height, width, part):
+@numba.njit
+def make_pixels(groups, components, across, down, units, height, width, part, planes):
   """Pixels of a rectangle of a picture.
 
   Args:
@@ -211,45 +210,59 @@ def make_pixels(groups, components, across, down, units, height, width, part):
     units: As `decode_blocks`'s `part`: which units the groups are of.
     height: Rows of the picture.
     width: Columns of the picture.
-    part: The rectangle, a `windows.Part`. It lies in the picture and in the units; in these with
-      two pixels around it where colour is interpolated, but for the picture's edges.
+    part: The rectangle, a `windows.Part`, H by W pixels. It lies in the picture and in the units;
+      in these with two pixels around it where colour is interpolated, but for the picture's edges.
+    planes: (3 H or more, W or more) uint8, which gets the red rows, below them the green ones and
+      below them the blue ones.
 
   Returns:
-    (3, H, W) uint8, RGB. None if libjpeg's 16 bits do not hold what is between the two passes of
-    the transform, which is so with damage alone.
+    Whether libjpeg's 16 bits hold what is between the two passes of the transform, which they do
+    unless the file is damaged.
   """
-  assert groups.shape[2] == GROUP  # Or what was kept was compiled for groups of another size.
   left, top, right, bottom = part
   rows, columns = (units[3] - units[1]) * down, (units[2] - units[0]) * across
   a_row = (columns + GROUP - 1) // GROUP
   count = rows * a_row
   brightness, fits = _plane(groups[:count], a_row)
-  x0, y0 = units[0] * across * _SIDE, units[1] * down * _SIDE
-  pixels = np.empty((3, bottom - top, right - left), np.uint8)
   if not fits:
-    return None
+    return False
+  x0, y0, high = units[0] * across * _SIDE, units[1] * down * _SIDE, bottom - top
   if components == 1:
-    pixels[:] = brightness[top - y0 : bottom - y0, left - x0 : right - x0]
-    return pixels
+    for y in range(top, bottom):
+      for plane in range(3):
+        _copy(brightness[y - y0, left - x0 : right - x0], planes[plane * high + y - top])
+    return True
   a_row = (units[2] - units[0] + GROUP - 1) // GROUP
   others = (units[3] - units[1]) * a_row
   blue, blue_fits = _plane(groups[count : count + others], a_row)
   red, red_fits = _plane(groups[count + others :], a_row)
   if not (blue_fits and red_fits):
-    return None
+    return False
   size = ((height + down - 1) // down, (width + across - 1) // across)
   first = left // across
   samples = (right - 1) // across + 1 - first
   blues, reds = np.empty(samples * across, np.uint8), np.empty(samples * across, np.uint8)
   for y in range(top, bottom):
-    grays = brightness[y - y0, left - x0 : right - x0]
-    row = pixels[:, y - top]
+    row = y - y0
     if across == 1:
-      shown = slice(left - x0, right - x0)
-      _convert(grays, blue[y - y0, shown], red[y - y0, shown], row)
+      blues[:] = blue[row, left - x0 : right - x0]
+      reds[:] = red[row, left - x0 : right - x0]
     else:
       origin = y0 // down, x0 // across
       _interpolate(blue, origin, size, down, y, first, blues)
       _interpolate(red, origin, size, down, y, first, reds)
-      _convert(grays, blues[left % across :], reds[left % across :], row)
-  return pixels
+    _convert(
+      brightness[row, left - x0 : right - x0],
+      blues[left % across :],
+      reds[left % across :],
+      planes[y - top],
+      planes[high + y - top],
+      planes[2 * high + y - top],
+    )
+  return True
+
+
+@numba.njit
+def _copy(given, result):
+  for i in range(len(given)):
+    result[i] = given[i]

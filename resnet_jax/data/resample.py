@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 
 from resnet_jax.data.config import Interpolation
-from resnet_jax.data.resample_planes import resample, split
+from resnet_jax.data.resample_planes import resize_image
 from resnet_jax.data.windows import Part, Window
 
 _FILTERS = {
@@ -67,41 +67,17 @@ def resize_window(
   Returns:
     (height, width, 3) uint8.
   """
-  part = touched_part(window, shape, (image.shape[0], image.shape[1]), interpolation)
+  height, width = image.shape[:2]
+  part = touched_part(window, shape, (height, width), interpolation)
   if interpolation == "bilinear" and part.is_small():
+    result = np.empty((*shape, 3), np.uint8) if result is None else result
+    left, top, right, bottom = part
     # A copy, so that one kind of array is compiled for.
-    planes = split(image[part.top : part.bottom, part.left : part.right].copy())
-    return resize_planes(planes, part, image.shape[:2], window, shape, result)
+    pixels = image[top:bottom, left:right].copy()
+    resize_image(pixels, left, top, height, width, tuple(map(float, window)), result)
+    return result
   resized = PIL.Image.fromarray(image).resize(shape[::-1], _FILTERS[interpolation], box=window)
   if result is None:
     return np.array(resized)
   result[:] = resized
-  return result
-
-
-def resize_planes(
-  planes: np.ndarray,
-  part: Part,
-  size: tuple[int, ...],
-  window: Window,
-  shape: tuple[int, int],
-  result: np.ndarray | None = None,
-) -> np.ndarray:
-  """As `resize_window`, bilinear, of an image of which only a part is at hand.
-
-  Args:
-    planes: (3, H, W) uint8, the pixels of a part of the image.
-    part: Which: at least `touched_part`.
-    size: (height, width) of the image.
-    window: The part that is shown.
-    shape: (height, width) of the result.
-    result: Where to write to; contiguous.
-
-  Returns:
-    (height, width, 3) uint8.
-  """
-  if result is None:
-    result = np.empty((*shape, 3), np.uint8)
-  height, width = size
-  resample(planes, part.left, part.top, height, width, tuple(map(float, window)), result)
   return result

@@ -23,11 +23,11 @@ _HALVES, _PAIRS, _BYTES = _U(0x00000000FFFFFFFF), _U(0x0000FFFF0000FFFF), _U(0x0
 
 
 @compiled
-def resample(planes, left, top, height, width, window, result):
+def resize_image(image, left, top, height, width, window, result):
   """Resizes a window of an image of which a part is at hand.
 
   Args:
-    planes: (3, H, W) uint8, the part.
+    image: (H, W, 3) uint8, the part.
     left: Column of the image that is the part's first.
     top: Row of the image that is the part's first.
     height: Rows of the image.
@@ -35,34 +35,47 @@ def resample(planes, left, top, height, width, window, result):
     window: Left, top, right and bottom edge of the window in the image, float.
     result: (rows, columns, 3) uint8, which is written to.
   """
+  rows, columns = image.shape[:2]
+  planes = empty_planes(rows, columns)
+  for row in range(rows):
+    for plane in range(3):
+      _copy(image[row, :, plane], planes[plane * rows + row])
+  resize_planes(planes, rows, columns, left, top, height, width, window, result)
+
+
+@numba.njit
+def empty_planes(rows, columns):
+  """What `resize_planes` takes, for an image of so many rows and columns."""
+  return np.empty((_padded(3 * rows), _padded(columns)), np.uint8)
+
+
+@numba.njit
+def resize_planes(planes, part_rows, part_columns, left, top, height, width, window, result):
+  """As `resize_image`, of an image as planes, one for each colour.
+
+  Args:
+    planes: Of `empty_planes`, one plane below the other.
+    part_rows: Rows of the part.
+    part_columns: Columns of the part.
+    left: As `resize_image`'s, and the others.
+    top: See there.
+    height: See there.
+    width: See there.
+    window: See there.
+    result: See there.
+  """
   rows, columns = result.shape[:2]
-  part_rows, part_columns = planes.shape[1:]
   across = _weights(left, part_columns, width, window[0], window[2], columns)
   down = _weights(top, part_rows, height, window[1], window[3], rows)
-
-  # One plane below the other, which are resized along their rows together.
-  below = planes.reshape(-1, part_columns)
-  padded = np.empty((_padded(len(below)), _padded(part_columns)), np.uint8)
-  for row in range(len(below)):
-    _copy(below[row], padded[row])
-  on_side = np.empty((_padded(columns), len(padded)), np.uint8)
-  _add_rows(_turned(padded), across, on_side)
+  # All planes are resized along their rows together.
+  on_side = np.empty((_padded(columns), len(planes)), np.uint8)
+  _add_rows(_turned(planes), across, on_side)
   upright = _turned(on_side)
   small = np.empty((3, rows, upright.shape[1]), np.uint8)
   for plane in range(3):
     _add_rows(upright[plane * part_rows : (plane + 1) * part_rows], down, small[plane])
   for row in range(rows):
     _interleave(small[0, row], small[1, row], small[2, row], result[row].reshape(-1))
-
-
-@compiled
-def split(image):
-  """Planes (3, H, W) of an image (H, W, 3), both uint8."""
-  planes = np.empty((3, image.shape[0], image.shape[1]), np.uint8)
-  for row in range(len(image)):
-    for plane in range(3):
-      _copy(image[row, :, plane], planes[plane, row])
-  return planes
 
 
 @numba.njit

@@ -168,7 +168,7 @@ def test_large_windows_are_decoded_by_rows_and_resized_by_pillow(monkeypatch, qu
   got = decode.decode_window(encoded, lambda *_: large, SHAPE, quick=quick)
   want = np.asarray(image.resize(SHAPE[::-1], PIL.Image.Resampling.BILINEAR, box=large))
   assert np.abs(got.astype(int) - want).mean() < 3
-  monkeypatch.setattr(decode, "decode_part", None)
+  monkeypatch.setattr(decode, "show_part", None)
   decode.decode_window(encoded, lambda *_: large, SHAPE, quick=quick)
   with pytest.raises(TypeError):
     decode.decode_window(encoded, lambda *_: small, SHAPE, quick=quick)

@@ -1,4 +1,4 @@
-"""Tests of resnet_jax.data.jpeg.decode_part with files that are damaged, or made to do harm."""
+"""Tests of resnet_jax.data.jpeg.show_part with files that are damaged, or made to do harm."""
 
 import contextlib
 import io
@@ -12,11 +12,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import simplejpeg
+from jpeg_parts import decode_part
 from jpeg_segments import put_together, take_apart
 from pictures import encode, noise, scene
 
 from resnet_jax.data.example_source import UndecodableError
-from resnet_jax.data.jpeg import decode_part
 from resnet_jax.data.jpeg_header import read_frame, read_scan
 from resnet_jax.data.windows import Part
 
@@ -106,7 +106,7 @@ def test_data_that_end_at_each_byte():
       found = decode(ended, Part(0, 0, 16, 16))
     except UndecodableError:
       continue
-    expected = simplejpeg.decode_jpeg(ended).transpose(2, 0, 1)
+    expected = simplejpeg.decode_jpeg(ended)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -188,7 +188,7 @@ def test_means_of_any_size(size):
     found = decode(encoded)
   except UndecodableError:
     return
-  expected = simplejpeg.decode_jpeg(encoded, strict=False).transpose(2, 0, 1)
+  expected = simplejpeg.decode_jpeg(encoded, strict=False)
   np.testing.assert_array_equal(found, expected)
 
 
@@ -227,10 +227,8 @@ def test_runs_past_the_end_of_a_block_are_as_libjpeg_reads_them(runs):
       with pytest.raises(ValueError):
         simplejpeg.decode_jpeg(encoded)
       continue
-    expected = simplejpeg.decode_jpeg(encoded).transpose(2, 0, 1)
-    np.testing.assert_array_equal(
-      found, expected[:, part.top : part.bottom, part.left : part.right]
-    )
+    expected = simplejpeg.decode_jpeg(encoded)
+    np.testing.assert_array_equal(found, expected[part.top : part.bottom, part.left : part.right])
 
 
 def drifting(blocks: int, sign: str, step: int) -> bytes:
@@ -248,7 +246,7 @@ def with_coefficient(size: int, sign: str, step: int) -> bytes:
 def assert_equal_to_libjpeg(encoded: bytes) -> None:
   frame = read_frame(encoded)
   assert frame is not None
-  expected = simplejpeg.decode_jpeg(encoded).transpose(2, 0, 1)
+  expected = simplejpeg.decode_jpeg(encoded)
   found = decode(encoded, Part(0, 0, frame.width, frame.height))
   np.testing.assert_array_equal(found, expected)
 
@@ -284,7 +282,7 @@ def test_noise_for_data():
       data = generator.bytes(4000).replace(b"\xff", b"\xff\0")
       encoded = put_together(segments, data + b"\xff\xd9")
       with contextlib.suppress(UndecodableError):
-        assert decode(encoded).shape == (3, HEIGHT, WIDTH)
+        assert decode(encoded).shape == (HEIGHT, WIDTH, 3)
 
 
 @pytest.mark.parametrize("size", [b"\xff\xff\xff\xff", b"\xff\xff\0\1", b"\0\1\xff\xff"])

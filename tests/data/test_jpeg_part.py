@@ -1,4 +1,4 @@
-"""Tests of resnet_jax.data.jpeg.decode_part."""
+"""Tests of resnet_jax.data.jpeg.show_part: the pixels that it decodes."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,11 +7,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import simplejpeg
+from jpeg_parts import decode_part
 from jpeg_segments import put_together, take_apart
 from pictures import encode, noise, scene
 
 from resnet_jax.data import jpeg
-from resnet_jax.data.jpeg import decode_part
 from resnet_jax.data.jpeg_header import read_frame, read_scan
 from resnet_jax.data.windows import Part
 
@@ -75,12 +75,11 @@ def parts_of(height: int, width: int, seed: int = 0, count: int = 12) -> Iterato
 def assert_equal_to_libjpeg(encoded: bytes, parts) -> None:
   frame = read_frame(encoded)
   assert frame is not None
-  whole = simplejpeg.decode_jpeg(encoded).transpose(2, 0, 1)
+  whole = simplejpeg.decode_jpeg(encoded)
   for part in parts:
     found = decode_part(encoded, frame, part)
-    assert found.dtype == np.uint8 and found.flags.c_contiguous
     left, top, right, bottom = part
-    np.testing.assert_array_equal(found, whole[:, top:bottom, left:right], str(part))
+    np.testing.assert_array_equal(found, whole[top:bottom, left:right], str(part))
 
 
 @pytest.fixture
@@ -339,13 +338,13 @@ def changed_headers(encoded: bytes) -> Iterator[tuple[str, bytes]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_headers_that_say_the_same_in_another_way(kind):
   original = made(kind, scene(61, 83), optimize=True)
-  whole = simplejpeg.decode_jpeg(original).transpose(2, 0, 1)
+  whole = simplejpeg.decode_jpeg(original)
   for name, encoded in changed_headers(original):
     frame = read_frame(encoded)
     assert frame is not None, name
     for left, top, right, bottom in parts_of(61, 83, count=2):
       found = decode_part(encoded, frame, Part(left, top, right, bottom))
-      np.testing.assert_array_equal(found, whole[:, top:bottom, left:right], name)
+      np.testing.assert_array_equal(found, whole[top:bottom, left:right], name)
 
 
 @pytest.mark.usefixtures("only_alone")

@@ -7,7 +7,8 @@ import PIL.Image
 import pytest
 from pictures import noise, scene
 
-from resnet_jax.data.resample import resize_planes, resize_window, touched_part
+from resnet_jax.data.resample import resize_window, touched_part
+from resnet_jax.data.resample_planes import resize_image
 from resnet_jax.data.windows import (
   Part,
   Window,
@@ -98,10 +99,9 @@ def test_the_result_depends_on_the_touched_part_alone():
     shape = tuple(generator.integers(1, 60, 2).tolist())
     part = touched_part(window, shape, (320, 410), "bilinear")
     assert all(isinstance(edge, int) for edge in part)
-    planes = np.ascontiguousarray(
-      image[part.top : part.bottom, part.left : part.right].transpose(2, 0, 1)
-    )
-    got = resize_planes(planes, part, (320, 410), window, shape)
+    pixels = image[part.top : part.bottom, part.left : part.right].copy()
+    got = np.empty((*shape, 3), np.uint8)
+    resize_image(pixels, part.left, part.top, 320, 410, tuple(window), got)
     np.testing.assert_array_equal(got, with_pillow(image, window, shape))
 
 
