@@ -1,4 +1,4 @@
-"""The coefficients of some blocks of a JPEG, without decoding the others; compiled by Numba.
+"""The samples of some blocks of a JPEG, without decoding the others; compiled by Numba.
 
 Sections are of ITU-T T.81, the standard. The data are a string of Huffman codes, each followed by
 as many bits as it says. Where a block of 8x8 coefficients ends is known only when each of its codes
@@ -22,9 +22,7 @@ from resnet_jax.data.jpeg_tables import (
   find_code,
   make_tables,
 )
-
-# Blocks side by side whose coefficients lie side by side, to be transformed together.
-GROUP = 16
+from resnet_jax.data.jpeg_transform import GROUP, SIDE, transform
 
 # A word has the bits of so many joined look-ups, and of so many codes with their numbers.
 _JOINED_LOOK_UPS, _NUMBER_LOOK_UPS = 3, 5
@@ -212,8 +210,8 @@ def _mean_code(entry):
 
 
 @numba.njit
-def decode_blocks(data, start, across, down, quantization, selectors, tables, a_row, part):
-  """Decodes the coefficients of a rectangle of units (section A.2.3) of a sequential scan.
+def decode_samples(data, start, across, down, quantization, selectors, tables, a_row, part):
+  """Decodes a rectangle of units (section A.2.3) of a sequential scan.
 
   Args:
     data: (bytes,) uint8, the file.
@@ -228,48 +226,75 @@ def decode_blocks(data, start, across, down, quantization, selectors, tables, a_
       its bottom.
 
   Returns:
-    (groups, 64, `GROUP`) int16, coefficients times their steps. A group holds as many blocks side
-    by side; of each component groups follow from left to right and from top to bottom, the last of
-    a row filled up with zeros. None if there is damage before the last unit.
+    Whether there is no damage before the last unit. Then three times (H, W) uint8, the samples of
+    the components; a row may be longer than the rectangle. Of those that are not, no samples.
   """
   left, top, right, bottom = part
-  known, single, joined, numbers = make_tables(data, tables, selectors)
-  if not known:
-    return None
   blocks = _blocks_of_unit(across, down, selectors)
   components, units = len(selectors), right - left
-  # Of each component: blocks in a row of the rectangle's units, and rows of blocks in one of units.
-  wide, high = np.full(components, units), np.ones(components, np.int64)
+  # Of each component: blocks in a row of the rectangle's units, rows of blocks in one of units, and
+  # how many groups make a row. Of a row of units those of each component follow one another.
+  wide, high = np.zeros(3, np.int64), np.zeros(3, np.int64)
+  wide[:components], high[:components] = units, 1
   wide[0], high[0] = units * across, down
   groups = (wide + GROUP - 1) // GROUP
-  first = np.zeros(components + 1, np.int64)
-  first[1:] = np.cumsum(groups * high) * (bottom - top)
-  found = np.zeros((first[components], COEFFICIENTS, GROUP), np.int16)
-  result = found.reshape(-1)
+  first = np.zeros(4, np.int64)
+  first[1:] = np.cumsum(groups * high)
+  coefficients = np.empty((first[3], COEFFICIENTS, GROUP), np.int16)
+  places = np.empty((units, len(blocks)), np.uint64)
+  for block in range(len(blocks)):
+    component = blocks[block, 0]
+    line = first[component] + blocks[block, 2] * groups[component]
+    for unit in range(units):
+      column = unit * (wide[component] // units) + blocks[block, 1]
+      group, lane = line + column // GROUP, column % GROUP
+      places[unit, block] = _U(group * COEFFICIENTS * GROUP + lane)
 
-  words, bits = without_stuffing(data, start)
+  lines = (bottom - top) * high * SIDE
+  words = (
+    np.empty((lines[0], groups[0] * GROUP), np.uint64),
+    np.empty((lines[1], groups[1] * GROUP), np.uint64),
+    np.empty((lines[2], groups[2] * GROUP), np.uint64),
+  )
+  samples = words[0].view(np.uint8), words[1].view(np.uint8), words[2].view(np.uint8)
+  known, single, joined, numbers = make_tables(data, tables, selectors)
+  if not known:
+    return False, samples
+  coded, bits = without_stuffing(data, start)
   limit, at = _U(bits), _U(0)
   means = np.zeros(components, np.int64)
-  places = np.empty((units, len(blocks)), np.uint64)
   passed = top * a_row + left
   for row in range(bottom - top):
-    at = _pass_units(data, words, at, limit, blocks, tables, single, joined, means, passed)
+    at = _pass_units(data, coded, at, limit, blocks, tables, single, joined, means, passed)
     if at == _DAMAGED:
-      return None
+      return False, samples
     passed = a_row - units
-    for block in range(len(blocks)):
-      component = blocks[block, 0]
-      line = first[component] + (row * high[component] + blocks[block, 2]) * groups[component]
-      for unit in range(units):
-        column = unit * (wide[component] // units) + blocks[block, 1]
-        group, lane = line + column // GROUP, column % GROUP
-        places[unit, block] = _U(group * COEFFICIENTS * GROUP + lane)
+    coefficients[:] = 0
     at = _read_units(
-      data, words, at, limit, blocks, tables, single, numbers, means, quantization, places, result
+      data,
+      coded,
+      at,
+      limit,
+      blocks,
+      tables,
+      single,
+      numbers,
+      means,
+      quantization,
+      places,
+      coefficients.reshape(-1),
     )
     if at == _DAMAGED:
-      return None
-  return found
+      return False, samples
+    for component in range(components):
+      for line in range(high[component]):
+        begin = first[component] + line * groups[component]
+        y = (row * high[component] + line) * SIDE
+        if not transform(
+          coefficients[begin : begin + groups[component]], words[component][y : y + SIDE]
+        ):
+          return False, samples
+  return True, samples
 
 
 @numba.njit

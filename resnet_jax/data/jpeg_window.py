@@ -7,13 +7,27 @@ between its parts would keep threads from their cores.
 from collections.abc import Callable
 from typing import Any
 
-from resnet_jax.data import jpeg_bits, jpeg_blocks, jpeg_pixels, jpeg_tables, resample_planes
+from resnet_jax.data import (
+  jpeg_bits,
+  jpeg_blocks,
+  jpeg_pixels,
+  jpeg_tables,
+  jpeg_transform,
+  resample_planes,
+)
 from resnet_jax.data.compiled import compiled, digest_of_sources
-from resnet_jax.data.jpeg_blocks import decode_blocks
+from resnet_jax.data.jpeg_blocks import decode_samples
 from resnet_jax.data.jpeg_pixels import make_pixels
-from resnet_jax.data.resample_planes import empty_planes, resize_planes
+from resnet_jax.data.jpeg_transform import SIDE
+from resnet_jax.data.resample_planes import (
+  STRIP,
+  empty_strip,
+  empty_strips,
+  resize_columns,
+  resize_rows,
+  weigh,
+)
 
-_SIDE = 8
 # From so many pixels to each side colour is interpolated.
 _MARGIN = 2
 
@@ -57,7 +71,7 @@ def _made_of(sources: str) -> Callable[..., Any]:
     """
     assert sources
     left, top, right, bottom = part
-    wide, high = _SIDE * across, _SIDE * down
+    wide, high = SIDE * across, SIDE * down
     beside, above = _MARGIN * (across - 1), _MARGIN * (down - 1)
     a_row = (width + wide - 1) // wide
     units = (
@@ -66,19 +80,31 @@ def _made_of(sources: str) -> Callable[..., Any]:
       min(a_row, (right + beside + wide - 1) // wide),
       min((height + high - 1) // high, (bottom + above + high - 1) // high),
     )
-    groups = decode_blocks(data, start, across, down, quantization, selectors, tables, a_row, units)
-    if groups is None:
+    sound, samples = decode_samples(
+      data, start, across, down, quantization, selectors, tables, a_row, units
+    )
+    if not sound:
       return False
-    rows, columns = bottom - top, right - left
-    planes = empty_planes(rows, columns)
-    if not make_pixels(groups, len(selectors), across, down, units, height, width, part, planes):
-      return False
-    resize_planes(planes, rows, columns, left, top, height, width, window, result)
+    origin = units[1] * high, units[0] * wide
+    gray, rows = len(selectors) == 1, bottom - top
+    along = weigh(left, right - left, width, window[0], window[2], result.shape[1])
+    upright = weigh(top, rows, height, window[1], window[3], result.shape[0])
+    strip, narrow = empty_strip(right - left), empty_strips(rows, result.shape[1])
+    for number in range(len(narrow)):
+      begin = top + number * STRIP
+      end = min(begin + STRIP, bottom)
+      make_pixels(
+        samples, origin, gray, across, down, height, width, left, right, begin, end, strip
+      )
+      resize_rows(strip, along, narrow[number])
+    resize_columns(narrow, upright, result)
     return True
 
   return show_window
 
 
 show_window = _made_of(
-  digest_of_sources(jpeg_bits, jpeg_blocks, jpeg_pixels, jpeg_tables, resample_planes)
+  digest_of_sources(
+    jpeg_bits, jpeg_blocks, jpeg_pixels, jpeg_tables, jpeg_transform, resample_planes
+  )
 )

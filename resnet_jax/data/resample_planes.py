@@ -1,7 +1,7 @@
 """Bilinear resizing of images as planes, one for each colour, antialiased; compiled by Numba.
 
 Rows are added up whole, in a core's vectors; to resize along its rows, an image is turned on its
-side. Weights and rounding are Pillow's, and so is each pass, bit for bit.
+side, some rows at a time. Weights and rounding are Pillow's, and so is each pass, bit for bit.
 """
 
 import math
@@ -14,6 +14,9 @@ from resnet_jax.data.compiled import compiled
 # Pillow's weights are integers of so many bits of fraction.
 _FRACTION = 22
 _HALF = 1 << (_FRACTION - 1)
+# Images are resized along their rows in strips of so many, which stay in a core's own cache: three
+# planes of five words of rows are nearly the squares that are turned at once.
+STRIP = 40
 # Images are turned in squares of bytes, of which a row is a word; so many of them at once.
 _SIDE, _SQUARES = 8, 16
 # Numba widens sums of 32-bit integers, for which vectors have half the lanes; and makes floats of
@@ -36,45 +39,61 @@ def resize_image(image, left, top, height, width, window, result):
     result: (rows, columns, 3) uint8, which is written to.
   """
   rows, columns = image.shape[:2]
-  planes = empty_planes(rows, columns)
-  for row in range(rows):
-    for plane in range(3):
-      _copy(image[row, :, plane], planes[plane * rows + row])
-  resize_planes(planes, rows, columns, left, top, height, width, window, result)
+  across = weigh(left, columns, width, window[0], window[2], result.shape[1])
+  down = weigh(top, rows, height, window[1], window[3], result.shape[0])
+  strip, narrow = empty_strip(columns), empty_strips(rows, result.shape[1])
+  for number in range(len(narrow)):
+    for row in range(min(STRIP, rows - number * STRIP)):
+      for plane in range(3):
+        _copy(image[number * STRIP + row, :, plane], strip[plane, row])
+    resize_rows(strip, across, narrow[number])
+  resize_columns(narrow, down, result)
 
 
 @numba.njit
-def empty_planes(rows, columns):
-  """What `resize_planes` takes, for an image of so many rows and columns."""
-  return np.empty((_padded(3 * rows), _padded(columns)), np.uint8)
+def empty_strip(columns):
+  """(3, STRIP, W) uint8, some rows of an image of so many columns, or more: its planes."""
+  return np.empty((3, STRIP, _padded(columns)), np.uint8)
 
 
 @numba.njit
-def resize_planes(planes, part_rows, part_columns, left, top, height, width, window, result):
-  """As `resize_image`, of an image as planes, one for each colour.
+def empty_strips(rows, columns):
+  """(N, 3, STRIP, W) uint8, as many strips as an image of so many rows has."""
+  return np.empty(((rows + STRIP - 1) // STRIP, 3, STRIP, _padded(columns)), np.uint8)
+
+
+@numba.njit
+def resize_rows(strip, across, result):
+  """Resizes a strip along its rows.
 
   Args:
-    planes: Of `empty_planes`, one plane below the other.
-    part_rows: Rows of the part.
-    part_columns: Columns of the part.
-    left: As `resize_image`'s, and the others.
-    top: See there.
-    height: See there.
-    width: See there.
-    window: See there.
-    result: See there.
+    strip: (3, STRIP, W) uint8, of `empty_strip`.
+    across: What `weigh` gives.
+    result: (3, STRIP, W) uint8, of `empty_strips`.
   """
-  rows, columns = result.shape[:2]
-  across = _weights(left, part_columns, width, window[0], window[2], columns)
-  down = _weights(top, part_rows, height, window[1], window[3], rows)
-  # All planes are resized along their rows together.
-  on_side = np.empty((_padded(columns), len(planes)), np.uint8)
-  _add_rows(_turned(planes), across, on_side)
-  upright = _turned(on_side)
-  small = np.empty((3, rows, upright.shape[1]), np.uint8)
+  count = 3 * STRIP
+  on_side = np.empty((strip.shape[2], count), np.uint8)
+  _turn(strip.reshape(count, -1), on_side)
+  small = np.empty((result.shape[2], count), np.uint8)
+  _add_rows(on_side, np.arange(len(on_side)), across, small)
+  _turn(small, result.reshape(count, -1))
+
+
+@numba.njit
+def resize_columns(strips, down, result):
+  """Resizes an image along its columns.
+
+  Args:
+    strips: (N, 3, STRIP, W) uint8, of `empty_strips`, which are as wide as the result.
+    down: What `weigh` gives.
+    result: (rows, columns, 3) uint8, which is written to.
+  """
+  rows = np.arange(len(strips) * STRIP)
+  lines = strips.reshape(-1, strips.shape[3])
+  small = np.empty((3, len(result), strips.shape[3]), np.uint8)
   for plane in range(3):
-    _add_rows(upright[plane * part_rows : (plane + 1) * part_rows], down, small[plane])
-  for row in range(rows):
+    _add_rows(lines, (rows // STRIP * 3 + plane) * STRIP + rows % STRIP, down, small[plane])
+  for row in range(len(result)):
     _interleave(small[0, row], small[1, row], small[2, row], result[row].reshape(-1))
 
 
@@ -90,7 +109,7 @@ def _copy(given, result):
 
 
 @numba.njit
-def _weights(first, available, size, start, end, count):
+def weigh(first, available, size, start, end, count):
   """How much each row of an image weighs in each row of the result.
 
   Args:
@@ -126,18 +145,28 @@ def _weights(first, available, size, start, end, count):
 
 
 @numba.njit
-def _add_rows(image, weights, result):
-  """Adds rows of an image up to those of the result, as `_weights` says."""
+def _add_rows(image, places, weights, result):
+  """Adds rows of an image up to those of the result.
+
+  Args:
+    image: (H, W) uint8.
+    places: Where in it each row lies.
+    weights: What `weigh` gives.
+    result: (rows, W or more) uint8.
+  """
   begins, taps, rounded = weights
   sums = np.empty(image.shape[1], np.int32)
   for row in range(len(begins)):
-    rows, out = image[begins[row] : begins[row] + taps[row]], result[row]
+    rows, out = places[begins[row] : begins[row] + taps[row]], result[row]
     if taps[row] == 2:
-      _add_two(rows[0], rows[1], rounded[row], out)
+      _add_two(image[rows[0]], image[rows[1]], rounded[row], out)
     elif taps[row] == 3:
-      _add_three(rows[0], rows[1], rows[2], rounded[row], out)
+      _add_three(image[rows[0]], image[rows[1]], image[rows[2]], rounded[row], out)
     else:
-      _add_all(rows, rounded[row], sums, out)
+      sums[:] = _HALF
+      for k in range(taps[row]):
+        _add_to(image[rows[k]], rounded[row, k], sums)
+      _round(sums, out)
 
 
 @numba.njit
@@ -156,23 +185,22 @@ def _add_three(first, second, third, weights, out):
 
 
 @numba.njit
-def _add_all(rows, weights, sums, out):
-  sums[:] = _HALF
-  for k in range(len(rows)):
-    row, weight = rows[k], weights[k]
-    for i in range(len(sums)):
-      sums[i] = _I(sums[i] + _I(_I(row[i]) * weight))
-  for i in range(len(out)):
+def _add_to(row, weight, sums):
+  for i in range(len(sums)):
+    sums[i] = _I(sums[i] + _I(_I(row[i]) * weight))
+
+
+@numba.njit
+def _round(sums, out):
+  for i in range(len(sums)):
     out[i] = np.uint8(sums[i] >> _FRACTION)
 
 
 @numba.njit
-def _turned(image):
-  """Rows as columns: (H, W) to (W, H) uint8, of multiples of eight."""
+def _turn(image, result):
+  """Writes rows as columns: (H, W) to (W, H) uint8, of multiples of eight."""
   height, width = image.shape[0] // _SIDE, image.shape[1] // _SIDE
-  words = image.view(np.uint64)
-  result = np.empty((image.shape[1], height), np.uint64)
-  flat, stride = result.reshape(-1), _U(height)
+  words, flat, stride = image.view(np.uint64), result.view(np.uint64).reshape(-1), _U(height)
   given, turned = np.empty(_SIDE * _SQUARES, np.uint64), np.empty(_SIDE * _SQUARES, np.uint64)
   for row in range(height):
     for begin in range(0, width, _SQUARES):
@@ -186,7 +214,6 @@ def _turned(image):
         for k in range(_SIDE):
           flat[at] = turned[_U(k * _SQUARES + square)]
           at += stride
-  return result.view(np.uint8)
 
 
 @numba.njit

@@ -35,6 +35,29 @@ print(total(np.arange(5)))
 """
 
 
+OTHER_MODULE = """
+import numba
+
+@numba.njit
+def times(number):
+  return {factor} * number
+"""
+
+MODULE_OF_TWO = """
+import other
+from resnet_jax.data.compiled import compiled, digest_of_sources
+
+def _made_of(sources):
+  @compiled
+  def twice(number):
+    assert sources
+    return other.times(number) + other.times(number)
+  return twice
+
+print(_made_of(digest_of_sources(other))(5))
+"""
+
+
 def test_it_gives_the_functions_result():
   function = compiled(total)
   assert function(NUMBERS) == total(NUMBERS) == 30
@@ -157,3 +180,12 @@ def test_what_was_kept_and_is_damaged_is_compiled_again(tmp_path):
   for left in (0, 40):
     kept.write_bytes(index[:left])
     assert run() == "10\n"
+
+
+def test_what_was_kept_of_other_sources_is_not_taken(tmp_path):
+  program, other = tmp_path / "program.py", tmp_path / "other.py"
+  program.write_text(MODULE_OF_TWO)
+  for factor in (1, 3):
+    other.write_text(OTHER_MODULE.format(factor=factor))
+    assert run(program, PYTHONDONTWRITEBYTECODE="1") == f"{10 * factor}\n"
+  assert len(list(tmp_path.rglob("*.nbc"))) == 2
