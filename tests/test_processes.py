@@ -174,7 +174,7 @@ def test_a_run_whose_processes_end_in_every_way_goes_on_with_any_devices(alone, 
   ("arguments", "of_second", "words"),
   [
     ([], ["--config.seed=5"], "has another config than process 0"),
-    (["--config.batch_size=30"], [], "batch_size=30"),
+    pytest.param(["--config.batch_size=30"], [], "batch_size=30", marks=pytest.mark.long),
   ],
 )
 def test_a_mistake_ends_all_processes_with_a_message(arguments, of_second, words, tmp_path):

@@ -2,13 +2,21 @@
 
 import contextlib
 import pathlib
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+# tensorboardX imports PyTorch where it is installed, for writers that are not used here: a quarter
+# of the time in which a small run starts. A module that is None is not found.
+_torch = sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+
+from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402
+from tensorboardX.summary import scalar  # noqa: E402
+
+if _torch is None:
+  del sys.modules["torch"]
 
 
 class Events:

@@ -41,7 +41,7 @@ print("counted", errors)
 
 def test_each_example_counts_once_for_every_batch_size_on_three_devices():
   environment = os.environ | {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
+    "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=3",
     "JAX_PLATFORMS": "cpu",
   }
   done = subprocess.run(

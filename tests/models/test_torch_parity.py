@@ -191,11 +191,8 @@ def assert_small(found, bound):
 LONG = pytest.mark.long
 EVALUATION = [
   # name, conventions, size of images
-  *((name, PAPER, EVEN) for name in ("resnet18", "resnet34", "resnet101", "resnet152")),
-  *((name, TORCH, ODD) for name in ("resnet18", "resnet34")),
-  *(("resnet50", conventions, size) for conventions in (PAPER, TORCH) for size in (EVEN, ODD)),
-  *(("resnext50", TORCH, size) for size in (EVEN, ODD)),
-  ("wide50", TORCH, ODD),
+  *((name, PAPER, EVEN) for name in ("resnet18", "resnet34", "resnet50", "resnet101")),
+  *((name, TORCH, ODD) for name in ("resnet18", "resnet34", "resnet50", "resnext50")),
   *((name, PAPER, EVEN) for name in ("plain34", "resnet34 A")),
   *((name, TORCH, ODD) for name in ("plain34", "resnet34 A")),
 ]
@@ -205,8 +202,10 @@ EVALUATION += [
   if name not in {row[0] for row in EVALUATION}
 ]
 EVALUATION += [
-  *(pytest.param(name, TORCH, ODD, marks=LONG) for name in ("resnet101", "resnet152")),
-  pytest.param("wide50", TORCH, EVEN, marks=LONG),
+  *(pytest.param(name, TORCH, EVEN, marks=LONG) for name in ("resnet50", "resnext50", "wide50")),
+  pytest.param("resnet50", PAPER, ODD, marks=LONG),
+  pytest.param("resnet101", TORCH, ODD, marks=LONG),
+  pytest.param("resnet152", PAPER, EVEN, marks=LONG),
 ]
 
 
@@ -230,7 +229,7 @@ TRAINING = [
   # name, conventions, size of images, width
   *((name, PAPER, EVEN, 16) for name in ("resnet18", "resnet50", "resnet34 A", "resnet18 C")),
   *((name, TORCH, ODD, 16) for name in ("resnet18", "resnet50", "resnet34", "plain34")),
-  *((name, TORCH, ODD, 16) for name in ("wide50", "resnet50 dilated to 8")),
+  ("resnet50 dilated to 8", TORCH, ODD, 16),
   ("resnext50", TORCH, EVEN, 16),
   (DILATED_18, TORCH, SMALL, 64),
   ("cifar resnet20", {}, CIFAR_ODD, 16),
@@ -241,9 +240,7 @@ TRAINING = [
   ("preact18", PAPER, EVEN, 16),
   ("preact50", TORCH, ODD, 16),
   ("vgg16", {}, EVEN, 16),
-  ("vgg16 bn", {}, ODD, 16),
-  ("vgg19", {}, ODD, 16),
-  ("vgg19 bn", {}, EVEN, 16),
+  ("vgg19 bn", {}, ODD, 16),
 ]
 # The other of even and odd, what is like another row, and networks as wide as they are.
 TRAINING += [
@@ -251,7 +248,10 @@ TRAINING += [
   for row in (
     *((name, PAPER, EVEN, 16) for name in ("resnet34", "plain34", "resnet101", "resnet152")),
     *((name, TORCH, ODD, 16) for name in ("resnet34 A", "resnet18 C", "resnet101", "resnet152")),
-    ("resnext50", TORCH, ODD, 16),
+    *((name, TORCH, ODD, 16) for name in ("resnext50", "wide50")),
+    ("vgg16 bn", {}, ODD, 16),
+    ("vgg19", {}, ODD, 16),
+    ("vgg19 bn", {}, EVEN, 16),
     ("resnet50 dilated to 8", PAPER, EVEN, 16),
     *((name, PAPER, EVEN, 16) for name in ("resnet50 A", "resnet50 C", "plain50", "resnet50d")),
     *((name, TORCH, ODD, 16) for name in ("resnet50 A", "resnet50 C", "plain50", "resnet50d")),

@@ -21,6 +21,7 @@ from resnet_jax.run.failed_saves import silence_failed_saves
 from resnet_jax.run.records import Records, read_records
 from resnet_jax.training import CheckpointConfig, Config, build_run, fit
 
+ONE_DEVICE = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
 STATE = {"x": np.arange(100_000, dtype=np.float32), "step": np.int32(1)}
 
 
@@ -135,7 +136,7 @@ def start(workdir: pathlib.Path, *more: str) -> subprocess.Popen:
   command = ["train", "--config", "digits", "--workdir", str(workdir), *small, *more]
   return subprocess.Popen(
     [sys.executable, "-m", "resnet_jax", *command],
-    env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"},
+    env=os.environ | ONE_DEVICE,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
