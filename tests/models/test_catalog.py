@@ -103,7 +103,14 @@ def test_a_plain_network_costs_exactly_its_option_a_twin(name):
   assert cost(plain, shape) == cost(twin, shape)
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name != "resnet1202"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.long) if name == "preact_resnet1001" else name
+    for name in names()
+    if name != "resnet1202"
+  ],
+)
 def test_the_number_in_the_name_counts_the_weighted_layers(name):
   model = create(name)
   params = abstract_params(model, image_shape(name))

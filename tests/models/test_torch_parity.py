@@ -228,7 +228,7 @@ SMALL, CIFAR_EVEN, CIFAR_ODD = (33, 49), (32, 36), (33, 31)
 TRAINING = [
   # name, conventions, size of images, width
   *((name, PAPER, EVEN, 16) for name in ("resnet18", "resnet50", "resnet34 A", "resnet18 C")),
-  *((name, TORCH, ODD, 16) for name in ("resnet18", "resnet50", "resnet34", "plain34")),
+  *((name, TORCH, ODD, 16) for name in ("resnet18", "resnet50", "plain34")),
   ("resnet50 dilated to 8", TORCH, ODD, 16),
   ("resnext50", TORCH, EVEN, 16),
   (DILATED_18, TORCH, SMALL, 64),
@@ -238,7 +238,6 @@ TRAINING = [
   ("resnet18d", PAPER, EVEN, 16),
   ("se resnet50d", TORCH, ODD, 16),
   ("preact18", PAPER, EVEN, 16),
-  ("preact50", TORCH, ODD, 16),
   ("vgg16", {}, EVEN, 16),
   ("vgg19 bn", {}, ODD, 16),
 ]
@@ -248,7 +247,7 @@ TRAINING += [
   for row in (
     *((name, PAPER, EVEN, 16) for name in ("resnet34", "plain34", "resnet101", "resnet152")),
     *((name, TORCH, ODD, 16) for name in ("resnet34 A", "resnet18 C", "resnet101", "resnet152")),
-    *((name, TORCH, ODD, 16) for name in ("resnext50", "wide50")),
+    *((name, TORCH, ODD, 16) for name in ("resnet34", "resnext50", "wide50", "preact50")),
     ("vgg16 bn", {}, ODD, 16),
     ("vgg19", {}, ODD, 16),
     ("vgg19 bn", {}, EVEN, 16),

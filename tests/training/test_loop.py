@@ -107,7 +107,9 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     fit(build_run(dataclasses.replace(CONFIG, data=other)), tmp_path)
 
 
-@pytest.mark.parametrize("stop", [1, 4, 7, 10])
+@pytest.mark.parametrize(
+  "stop", [1, 7, *(pytest.param(stop, marks=pytest.mark.long) for stop in (4, 10))]
+)
 def test_a_run_that_was_stopped_ends_with_the_same_bits_and_records(stop, whole, tmp_path):
   workdir, state = whole
   run = build_run(CONFIG)
@@ -160,7 +162,7 @@ def test_the_plateau_rule_sees_the_metric_that_it_names(metric, tmp_path):
   np.testing.assert_allclose(rates(tmp_path), 0.1 * np.array(expected[:11]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("stop", [3, 6])
+@pytest.mark.parametrize("stop", [3, pytest.param(6, marks=pytest.mark.long)])
 def test_a_run_with_a_plateau_rule_resumes_to_the_same_bits(stop, plateau, tmp_path):
   run = build_run(PLATEAU)
   fit(run, tmp_path, should_stop=stop.__eq__)
