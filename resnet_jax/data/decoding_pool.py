@@ -76,14 +76,15 @@ class DecodingPool:
 
     Returns when all are done, or raises the first exception that there was; items that none had
     begun by then are left out.
+
+    Raises:
+      RuntimeError: Python ends.
     """
     call = _Call(function, len(items))
     with self._lock:
+      # First, as it may raise: nothing waits then that nobody would do.
+      self._send_to_work(len(self._waiting) + len(items))
       self._waiting.extend((call, item) for item in items)
-      new = max(0, min(self._wanted() - self._at_work, len(items)))
-      self._at_work += new
-    for _ in range(new):
-      self._executor.submit(self._work)
     call.wait()
 
   def _work(self) -> None:
@@ -94,7 +95,22 @@ class DecodingPool:
           self._at_work -= 1
           return
         call, item = self._waiting.popleft()
+        self._send_to_work(len(self._waiting))
       call.do(item)
+
+  def _send_to_work(self, waiting: int) -> None:
+    """Sends as many threads to work as are wanted for so many items, at most one for each.
+
+    Raises:
+      RuntimeError: Python ends, or has no more threads, and none is at work.
+    """
+    try:
+      for _ in range(min(self._wanted() - self._at_work, waiting)):
+        self._executor.submit(self._work)
+        self._at_work += 1
+    except RuntimeError:
+      if not self._at_work:
+        raise
 
   def _wanted(self) -> int:
     # Rounded down: a part of reading is waiting for Python's lock, and more threads worsen that.
@@ -125,7 +141,8 @@ class _Call(Generic[T]):
       if self._error is None:
         self._function(item)
     except BaseException as error:
-      self._error = error
+      with self._lock:
+        self._error = self._error or error
     with self._lock:
       self._left -= 1
       if not self._left:

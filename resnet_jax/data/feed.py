@@ -83,8 +83,7 @@ def _ahead(call: Callable[[T], U], arguments: Iterator[T], count: int) -> Iterat
       pending.extend(executor.submit(call, argument) for argument in itertools.islice(arguments, 1))
       yield result
   finally:
-    if not sys.is_finalizing():  # Else the threads have ended, and half of Python is gone.
-      executor.shutdown(cancel_futures=True)
+    _shut_down(executor)
 
 
 def prefetch(
@@ -112,7 +111,12 @@ def prefetch(
       pending.append(worker.submit(produce))
       yield batch  # type: ignore[misc]
   finally:
-    worker.shutdown(cancel_futures=True)
+    _shut_down(worker)
+
+
+def _shut_down(executor: concurrent.futures.Executor) -> None:
+  if not sys.is_finalizing():  # Else the threads have ended, and half of Python is gone.
+    executor.shutdown(cancel_futures=True)
 
 
 def _share(batch_size: int, hosts: int) -> int:

@@ -65,8 +65,8 @@ def _pass_units(data, words, at, limit, blocks, tables, single, joined, means, c
     blocks: (blocks of a unit, 5) int64: component, column and row in the unit, and which tables the
       block has for its mean and the rest.
     tables: (8,) int64, where in the file tables begin.
-    single: Tables as `_fill` makes them, one after another.
-    joined: Tables as `_join` makes them, one after another.
+    single: The first of what `jpeg_tables.make_tables` gives.
+    joined: The second.
     means: (components,) int64, the means of the last blocks, which are changed.
     count: How many units.
 
@@ -132,7 +132,7 @@ def _read_units(
     blocks: See there.
     tables: See there.
     single: See there.
-    numbers: Tables as `_evaluate` makes them, one after another.
+    numbers: The third of what `jpeg_tables.make_tables` gives.
     means: As `_pass_units`'s.
     steps: (components, 64) uint8, what coefficients are multiplied with.
     places: (units, blocks of a unit) uint64, where in the result each block begins.

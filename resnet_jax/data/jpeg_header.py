@@ -56,7 +56,7 @@ class Scan(NamedTuple):
       its alternating coefficients (AC).
     tables: (8,) int64, where in the file Huffman tables begin: four of means, four of the rest; -1
       where there is none. Those that are selected lie whole in the file, on which
-      `jpeg_blocks.decode_blocks` relies: it reads without bounds checks.
+      `jpeg_tables` and `jpeg_blocks` rely: they read without bounds checks.
   """
 
   start: int

@@ -9,14 +9,16 @@ from typing import Any
 
 # tensorboardX imports PyTorch where it is installed, for writers that are not used here: a quarter
 # of the time in which a small run starts. A module that is None is not found.
-_torch = sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-
-from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402
-from tensorboardX.summary import scalar  # noqa: E402
-
-if _torch is None:
-  del sys.modules["torch"]
+_hidden = "torch" not in sys.modules
+if _hidden:
+  sys.modules["torch"] = None  # type: ignore[assignment]
+try:
+  from tensorboardX.event_file_writer import EventsWriter
+  from tensorboardX.proto.event_pb2 import Event, SessionLog
+  from tensorboardX.summary import scalar
+finally:
+  if _hidden:
+    del sys.modules["torch"]
 
 
 class Events:
