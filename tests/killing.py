@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from one_device import ONE_DEVICE
 
 from resnet_jax.run import read_config
 from resnet_jax.run.checkpoints import Checkpoints
@@ -163,11 +164,9 @@ class Process:
     self.settings, self.workdir = settings, workdir
     self.before = look(workdir)
     self._output = workdir.with_name(workdir.name + ".out").open("w+")
-    # The last flag of a name counts.
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=1"
     self._process = subprocess.Popen(
       [sys.executable, "-m", "resnet_jax", *settings.arguments(workdir)],
-      env=os.environ | {"XLA_FLAGS": flags},
+      env=os.environ | ONE_DEVICE,
       stdout=self._output,
       stderr=subprocess.STDOUT,
     )

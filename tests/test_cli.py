@@ -18,14 +18,13 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from one_device import ONE_DEVICE
 
 from resnet_jax.commands.process import Preempted
 from resnet_jax.run import read_config
 from resnet_jax.training import Config, build_run
 from resnet_jax.training.restore import restore_variables
 
-# The last flag of a name counts.
-ONE_DEVICE = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
 SMALL = [
   "--config.model.stage_sizes",
   "1",

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from one_device import ONE_DEVICE
 
 pytest.importorskip("s3fs", reason="the store is reached with s3fs, of resnet_jax[bucket]")
 pytest.importorskip("moto", reason="the store is moto's server, of resnet_jax[dev]")
@@ -25,7 +26,6 @@ FIELDS = (
   *("--config.log_every=4steps", "--config.evaluate_every=8steps"),
   "--config.checkpoint.every=4steps",
 )
-ONE_DEVICE = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,11 @@ import time
 
 import pytest
 import yaml
+from one_device import ONE_DEVICE
 
 from resnet_jax.run.lock import locked
 from resnet_jax.run.records import read_records
 
-# The last flag of a name counts.
-ONE_DEVICE = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
 FIELDS = '"model.stage_sizes": (1, 1, 1), "model.width": 4, "batch_size": 32, "seed": s'
 SEVERAL = ("--launcher", "commands", "--processes", "2")
 SKY = ("--launcher", "skypilot", "--accelerator", "v5e-64", "--setup", "true")

@@ -175,10 +175,11 @@ def test_a_run_stopped_at_random_moments_ends_with_the_same_bits_and_records(tmp
   kill_in(runs, [FIRST_STEP], generator)
   assert runs.terminate(runs.draw(generator, FIRST_STEP)) == f"{FIRST_STEP} (75)"
   kill_in(runs, [SAVE], generator, often=1)
+  runs.terminate(runs.draw(generator, STEP, often=1))
   # While it ends, which takes Python a second or two.
   assert runs.terminate(Moment(END, 1, generator.uniform(0, 1))) is None
   print(runs.histogram())
-  assert {0, 1} <= runs.resumed
+  assert {0, 1} < runs.resumed
 
 
 @pytest.fixture(scope="module")

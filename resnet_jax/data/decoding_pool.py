@@ -137,13 +137,14 @@ class _Call(Generic[T]):
 
   def do(self, item: T) -> None:
     """Calls the function with an item, unless it has raised before."""
+    error = None
     try:
       if self._error is None:
         self._function(item)
-    except BaseException as error:
-      with self._lock:
-        self._error = self._error or error
+    except BaseException as raised:
+      error = raised
     with self._lock:
+      self._error = self._error or error
       self._left -= 1
       if not self._left:
         self._done.set()

@@ -38,8 +38,7 @@ def make_pixels(samples, origin, gray, across, down, height, width, left, right,
   begin, end = left - x0, right - x0
   if gray:
     for y in range(top, bottom):
-      for plane in range(3):
-        _copy(brightness[y - y0, begin:end], rows[plane, y - top])
+      rows[:, y - top, : end - begin] = brightness[y - y0, begin:end]
     return
   size = ((height + down - 1) // down, (width + across - 1) // across)
   first = left // across
@@ -47,8 +46,8 @@ def make_pixels(samples, origin, gray, across, down, height, width, left, right,
   blues, reds = np.empty(count * across, np.uint8), np.empty(count * across, np.uint8)
   for y in range(top, bottom):
     if across == 1:
-      _copy(blue[y - y0, begin:end], blues)
-      _copy(red[y - y0, begin:end], reds)
+      blues[:] = blue[y - y0, begin:end]
+      reds[:] = red[y - y0, begin:end]
     else:
       corner = y0 // down, x0 // across
       _interpolate(blue, corner, size, down, y, first, blues)
@@ -127,9 +126,3 @@ def _convert(brightness, blue, red, reds, greens, blues):
 @numba.njit
 def _clipped(value):
   return np.uint8(min(max(_I(value), _I(0)), _I(255)))
-
-
-@numba.njit
-def _copy(given, result):
-  for i in range(len(given)):
-    result[i] = given[i]

@@ -86,8 +86,7 @@ def test_one_thread_is_enough_where_no_more_can_start(monkeypatch):
 
 
 PROGRAM = """
-import sys, threading, time
-import numpy as np
+import sys, time
 from resnet_jax.data import Split, prefetch, training_batches
 from resnet_jax.data.decoding_pool import DecodingPool
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import slurm_cluster
+from one_device import ONE_DEVICE
 
 from resnet_jax.run.config import from_json
 from resnet_jax.training.build import build_run
@@ -25,8 +26,6 @@ pytestmark = [
   pytest.mark.skipif(bool(slurm_cluster.missing()), reason=slurm_cluster.missing()),
 ]
 STEPS = 200
-# The last flag of a name counts.
-ONE_DEVICE = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
 FIELDS = '"model.stage_sizes": (1, 1, 1), "model.width": 4, "batch_size": 32, "seed": s'
 LENGTHS = f'"length": "{STEPS} steps", "log_every": "5 steps", "evaluate_every": "50 steps"'
 SAVES = '"checkpoint.every": "50 steps"'

@@ -191,7 +191,7 @@ def assert_small(found, bound):
 LONG = pytest.mark.long
 EVALUATION = [
   # name, conventions, size of images
-  *((name, PAPER, EVEN) for name in ("resnet18", "resnet34", "resnet50", "resnet101")),
+  *((name, PAPER, EVEN) for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
   *((name, TORCH, ODD) for name in ("resnet18", "resnet34", "resnet50", "resnext50")),
   *((name, PAPER, EVEN) for name in ("plain34", "resnet34 A")),
   *((name, TORCH, ODD) for name in ("plain34", "resnet34 A")),
@@ -204,8 +204,7 @@ EVALUATION += [
 EVALUATION += [
   *(pytest.param(name, TORCH, EVEN, marks=LONG) for name in ("resnet50", "resnext50", "wide50")),
   pytest.param("resnet50", PAPER, ODD, marks=LONG),
-  pytest.param("resnet101", TORCH, ODD, marks=LONG),
-  pytest.param("resnet152", PAPER, EVEN, marks=LONG),
+  *(pytest.param(name, TORCH, ODD, marks=LONG) for name in ("resnet101", "resnet152")),
 ]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from one_device import ONE_DEVICE
 
 from resnet_jax.data import DataConfig, SyntheticConfig
 from resnet_jax.models import ModelConfig
@@ -21,7 +22,6 @@ from resnet_jax.run.failed_saves import silence_failed_saves
 from resnet_jax.run.records import Records, read_records
 from resnet_jax.training import CheckpointConfig, Config, build_run, fit
 
-ONE_DEVICE = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
 STATE = {"x": np.arange(100_000, dtype=np.float32), "step": np.int32(1)}
 
 

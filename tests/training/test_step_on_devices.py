@@ -38,10 +38,10 @@ def results(tmp_path_factory):
   folder = tmp_path_factory.mktemp("steps")
   cases: dict[int, list[str]] = {1: [], 4: []}
   for group, names in GROUPS.items():
-    cases[1].append(f"reference-{group}:float64:10:{said(group)}")
+    cases[1].append(f"reference-{group}:float64:20:{said(group)}")
     for name in names:
       devices, fields = IN_FLOAT64[name]
-      cases[devices].append(":".join([f"{name}-{group}", "float64", "10", said(group), *fields]))
+      cases[devices].append(":".join([f"{name}-{group}", "float64", "20", said(group), *fields]))
   flags = os.environ.get("XLA_FLAGS", "")
   for devices in cases:
     count = f"--xla_force_host_platform_device_count={devices}"  # the last of a name wins
