@@ -152,7 +152,7 @@ def _add_rows(image, places, weights, result):
     image: (H, W) uint8.
     places: Where in it each row lies.
     weights: What `weigh` gives.
-    result: (rows, W or more) uint8.
+    result: (rows, W) uint8, which is written to.
   """
   begins, taps, rounded = weights
   sums = np.empty(image.shape[1], np.int32)
