@@ -19,6 +19,7 @@ from resnet_jax.models.catalog import (
 from resnet_jax.models.config import ModelConfig, configurable_fields
 from resnet_jax.models.convolution import Conv
 from resnet_jax.models.cost import Cost, cost
+from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.models.fully_convolutional import logits_of_windows
 from resnet_jax.models.layouts import to_scanned, to_unrolled
 from resnet_jax.models.normalization import BatchNorm, NoNorm, group_layout
@@ -72,6 +73,7 @@ __all__ = [
   "configurable_fields",
   "cost",
   "create",
+  "fold_batch_norm",
   "global_average_pool",
   "global_max_pool",
   "group_layout",

@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from resnet_jax.models import Conv, ResNet, average_pool, max_pool
-from resnet_jax.models.convolution import pointwise_as_dot
+from resnet_jax.models import Conv, ResNet, average_pool, cpu_convolution, max_pool
+from resnet_jax.models.cpu_convolution import Window, pointwise_as_dot
 from resnet_jax.models.platforms import for_platform, open_platform
 from resnet_jax.models.pooling import POOL_PADDINGS, max_pool_of_slices
 
@@ -61,7 +61,7 @@ def assert_same_derivatives(function, reference, *arguments, rtol):
 def test_a_1x1_convolution_is_a_matrix_product(x64, stride, size):
   x, kernel = images(size), np.random.default_rng(2).normal(size=(1, 1, 3, 5))
   assert_same_derivatives(
-    functools.partial(pointwise_as_dot, stride=stride),
+    functools.partial(pointwise_as_dot, window=Window(stride)),
     functools.partial(reference_convolution, stride=stride),
     x,
     kernel,
@@ -73,7 +73,7 @@ def test_a_1x1_convolution_is_a_matrix_product(x64, stride, size):
 def test_a_matrix_product_keeps_the_dtype_and_the_precision_of_a_convolution(dtype):
   x = jnp.asarray(images((6, 6), 64), dtype)
   kernel = jnp.asarray(np.random.default_rng(2).normal(size=(1, 1, 64, 8)), dtype)
-  y, expected = pointwise_as_dot(x, kernel), reference_convolution(x, kernel, 1)
+  y, expected = pointwise_as_dot(x, kernel, Window()), reference_convolution(x, kernel, 1)
   assert y.dtype == expected.dtype == dtype
   exact = np.einsum("nhwc,cf->nhwf", *(np.asarray(a, np.float64) for a in (x, kernel[0, 0])))
   # Both sum in float32 and round once.
@@ -262,3 +262,65 @@ def test_average_pooling_gives_every_pixel_a_gradient(x64):
   expected = np.full((5, 5), 1 / 4)
   expected[4, :], expected[:, 4], expected[4, 4] = 1 / 2, 1 / 2, 1
   np.testing.assert_allclose(gradient, np.broadcast_to(expected[..., None], gradient.shape))
+
+
+def _window(stride, padding, dilation, groups):
+  return Window(
+    stride, padding if padding == "SAME" else ((padding, padding),) * 2, dilation, groups
+  )
+
+
+@pytest.mark.parametrize("way", ["chunks", "patches"])
+@pytest.mark.parametrize(
+  ("kernel_size", "window"),
+  [
+    (3, _window(1, 1, 1, 1)),
+    (3, _window(2, 1, 1, 1)),
+    (3, _window(2, "SAME", 1, 1)),
+    (3, _window(1, 2, 2, 1)),
+    (3, _window(2, 1, 1, 2)),
+    (5, _window(2, 2, 1, 1)),
+    (1, _window(2, 0, 1, 1)),
+  ],
+)
+def test_a_convolution_on_cpus_has_all_derivatives(monkeypatch, x64, way, kernel_size, window):
+  monkeypatch.setattr(cpu_convolution, "_CHUNK_ELEMENTS", 1)
+  monkeypatch.setattr(cpu_convolution, "_PATCHES_MIN_FEATURES", 1 if way == "patches" else 10**6)
+  generator = np.random.default_rng(0)
+  x = generator.normal(size=(6, 5, 8, 4))
+  kernel = generator.normal(size=(kernel_size, kernel_size, 4 // window.groups, 6))
+  chosen = cpu_convolution._choose(x, kernel, window)
+  is_dot = window.groups == 1 and (kernel_size == 1 or way == "patches")
+  assert (chosen is cpu_convolution.convolve) == (not is_dot)
+  assert_same_derivatives(
+    functools.partial(cpu_convolution.convolve_on_cpu, window=window),
+    functools.partial(cpu_convolution.convolve, window=window),
+    x,
+    kernel,
+    rtol=1e-12,
+  )
+
+
+def test_a_kernels_gradient_is_computed_in_chunks_and_an_images_only_where_asked_for():
+  x, kernel = jnp.ones((8, 64, 64, 4)), jnp.ones((3, 3, 4, 64))
+  window = _window(1, 1, 1, 1)
+  for argument, expected in ((0, 2), (1, 9)):  # 8 * 2**12 * 64 elements are 8 chunks of 2**18.
+    gradient = jax.grad(lambda *a: cpu_convolution.convolve_on_cpu(*a, window).sum(), argument)
+    text = str(jax.make_jaxpr(gradient)(x, kernel))
+    assert text.count("conv_general_dilated[") == expected
+
+
+@pytest.mark.parametrize(
+  ("shape", "expected"),
+  [
+    ((128, 32, 32, 16), 8),  # The stages of ResNet-20 at batch 128,
+    ((128, 8, 8, 64), 2),
+    ((32, 112, 112, 64), 32),  # the stem of ResNet-18 at batch 32,
+    ((30, 56, 56, 64), 15),  # a divisor of the batch,
+    ((31, 56, 56, 64), 1),  # if there is one,
+    ((1, 224, 224, 64), 1),
+    ((4, 2, 2, 8), 1),  # and never less than one.
+  ],
+)
+def test_chunks_of_a_batch(shape, expected):
+  assert cpu_convolution.chunk_count(shape) == expected

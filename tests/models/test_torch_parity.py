@@ -300,6 +300,6 @@ def test_loss_gradients_and_running_statistics_are_those_of_pytorch(
 @pytest.mark.usefixtures("x64")
 def test_what_other_backends_than_cpus_compute_is_pytorchs_too(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-  for cpus_own in ("convolution.pointwise_as_dot", "pooling.max_pool_of_slices"):
+  for cpus_own in ("convolution.convolve_on_cpu", "pooling.max_pool_of_slices"):
     monkeypatch.setattr(f"resnet_jax.models.{cpus_own}", pytest.fail)
   assert_step_is_pytorchs("resnet18", PAPER, EVEN, 16)
