@@ -7,8 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What the tests are installed with. With torch added they compare with PyTorch too (4 GB on Linux).
 EXTRAS ?= tfds,dev
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test check clean FORCE
+.PHONY: demo test test-unbounded upgraded-test check clean FORCE
 
 demo: $(VENV)/installed  ## trains ResNet-20 on handwritten digits and draws its curves
 	@echo "== Training ResNet-20 on 1,257 handwritten digits (about a minute) in runs/demo"
@@ -21,13 +22,28 @@ demo: $(VENV)/installed  ## trains ResNet-20 on handwritten digits and draws its
 
 test: check  ## checks style and types, and runs the tests
 	@echo "== Running the tests (about twelve minutes on two cores)"
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST)
 
 check: $(VENV)/installed-$(EXTRAS)
 	@echo "== Checking style and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# To be run now and then: it shows what the next releases of the dependencies break, before the
+# bounds in setup.cfg admit them.
+test-unbounded:  ## tests with the newest releases of everything, whatever setup.cfg allows
+	$(MAKE) upgraded-test VENV=.venv-unbounded
+
+upgraded-test: $(VENV)/installed-$(EXTRAS)
+	@echo "== Upgrading beyond the bounds of setup.cfg"
+	$(BIN)/python tools/unbounded_requirements.py $(EXTRAS) > $(VENV)/unbounded.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --upgrade --upgrade-strategy eager -r $(VENV)/unbounded.txt
+	@echo "== With these versions:"
+	$(BIN)/python -m pip freeze --exclude-editable
+	@echo "== Checking types and running the tests"
+	status=0; $(BIN)/mypy || status=1; $(PYTEST) || status=1; exit $$status
 
 # Runs always, and changes only if the environment does: then make installs again.
 $(VENV)/made-with: FORCE
@@ -44,5 +60,5 @@ $(VENV)/installed-$(EXTRAS): $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
-clean:  ## removes .venv and what the tools left; runs stay
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+clean:  ## removes the environments and what the tools left; runs stay
+	rm -rf .venv .venv-newest .venv-oldest .venv-unbounded build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

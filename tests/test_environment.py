@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import runpy
 import shutil
 import subprocess
 
@@ -18,7 +19,7 @@ def machine(tmp_path):
   """A machine without any Python: a PATH of its own, and no pyenv."""
   commands = tmp_path / "bin"
   commands.mkdir()
-  for name in ("sh", "cat", "dirname", "head", "sed", "make", "rm", "touch"):
+  for name in ("sh", "cat", "dirname", "head", "sed", "make", "rm", "touch", "bash", "grep"):
     if shutil.which(name):
       (commands / name).symlink_to(shutil.which(name))
   return Machine(tmp_path)
@@ -97,7 +98,7 @@ def test_of_several_versions_asked_for_the_first_there_is_is_taken(machine):
   assert_found(machine.find("3.12", "3.11"), oldest)
   missing = machine.find("3.12")
   assert missing.returncode == 1
-  assert "No Python 3.12 that starts was found." in missing.stderr
+  assert missing.stderr.startswith("No Python 3.12 that starts was found.")
 
 
 def test_the_python_that_is_named_is_taken_although_another_is_newer(machine):
@@ -113,7 +114,7 @@ def test_without_any_the_message_names_what_to_install(machine):
   assert (result.returncode, result.stdout) == (1, "")
   assert result.stderr.splitlines() == [
     "No Python 3.13, 3.12, 3.11 that starts was found.",
-    "Install one of Python 3.13 3.12 3.11, from python.org, a package manager, pyenv or uv.",
+    "Install one from python.org, a package manager, pyenv or uv.",
   ]
 
 
@@ -213,29 +214,92 @@ def test_an_environment_that_does_not_work_is_made_again(machine, damage):
   assert machine.make_environment().stdout == ""
 
 
-@pytest.mark.skipif(not shutil.which("make"), reason="no make")
-def test_make_installs_once_for_each_environment_and_choice_of_extras(machine):
-  older = machine.add("3.11")
-  machine.add("3.13")
+@pytest.fixture
+def clone(machine):
+  """The machine, in a clone of the repository."""
+  if not (shutil.which("make") and shutil.which("bash")):
+    pytest.skip("no make, or no bash")
   for name in ("Makefile", "setup.cfg", "pyproject.toml", "requirements.txt"):
     shutil.copy(ROOT / name, machine.folder)
-  shutil.copytree(ROOT / "tools", machine.folder / "tools")
+  for name in ("tools", ".ci"):
+    shutil.copytree(ROOT / name, machine.folder / name)
+  return machine
+
+
+def test_make_installs_once_for_each_environment_and_choice_of_extras(clone):
+  older = clone.add("3.11")
+  clone.add("3.13")
 
   def installed(target, *settings):
-    machine.folder.joinpath("pip.log").write_text("")
-    result = machine.run("make", target, *settings)
+    (clone.folder / "log").write_text("")
+    result = clone.run("make", target, *settings)
     assert result.returncode == 0, result.stderr
-    log = machine.folder.joinpath("pip.log").read_text()
-    return [line.split(" --disable-pip-version-check ")[-1] for line in log.splitlines()]
+    return re.findall(r"pip .* (-r .*|-e .*)", (clone.folder / "log").read_text())
 
   package, tools = "-r requirements.txt", "-e .[tfds,dev]"
-  assert installed(".venv/installed") == [package]
-  assert installed(".venv/installed") == []
-  assert installed(".venv/installed-tfds,dev") == [tools]
-  assert installed(".venv/installed-tfds,dev") == []
-  assert installed(".venv/installed-dev,torch", "EXTRAS=dev,torch") == ["-e .[dev,torch]"]
-  assert installed(".venv/installed-tfds,dev", f"PYTHON={older}") == [package, tools]
-  assert installed(".venv/installed-tfds,dev") == []
-  assert installed("other/installed", "VENV=other") == [package]
-  assert (machine.folder / ".venv/made-with").read_text().startswith("3.11")
-  assert (machine.folder / "other/made-with").read_text().startswith("3.13")
+  assert installed("check") == [package, tools]
+  assert installed("check") == []
+  assert installed("check", "EXTRAS=dev,torch") == ["-e .[dev,torch]"]
+  assert installed("check", f"PYTHON={older}") == [package, tools]
+  assert installed("check") == []
+  assert installed("check", "VENV=other") == [package, tools]
+  assert (clone.folder / ".venv/made-with").read_text().startswith("3.11")
+  assert (clone.folder / "other/made-with").read_text().startswith("3.13")
+
+
+def run_ci(clone, *versions, failing=()):
+  for version in versions:
+    clone.add(version)
+  for version in failing:
+    (clone.folder / f"fail-{version}").touch()
+  result = clone.run("bash", ".ci/run")
+  tested = re.findall(r"(\S+) pytest", (clone.folder / "log").read_text())
+  return result.returncode, tested, result.stdout.partition("== What ran\n")[2].splitlines()
+
+
+@pytest.mark.parametrize("failing", [(), ("3.13",), ("3.11",), ("3.11", "3.13")])
+def test_ci_tests_both_ends_and_fails_if_either_does(clone, failing):
+  status, tested, report = run_ci(clone, "3.11", "3.12", "3.13", failing=failing)
+  assert (status, tested) == (bool(failing), ["3.13", "3.11"])
+  results = ["FAILED" if version in failing else "passed" for version in tested]
+  assert report == [
+    f"newest: {results[0]} in 0 min with Python 3.13",
+    "jax==0.3.13",
+    f"oldest: {results[1]} in 0 min with Python 3.11",
+    "jax==0.3.11",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("version", "missing"),
+  [
+    ("3.13", "oldest: not run, Python 3.11 was not found"),
+    ("3.11", "newest: not run, Python 3.13 and 3.12 were not found"),
+  ],
+)
+def test_ci_tests_the_end_that_it_finds_and_reports_the_other(clone, version, missing):
+  status, tested, report = run_ci(clone, version)
+  assert (status, tested) == (0, [version])
+  assert missing in report
+
+
+def test_ci_fails_without_any_python(clone):
+  assert clone.run("bash", ".ci/run").returncode == 1
+
+
+def test_requirements_without_bounds_keep_what_the_package_needs():
+  declared = [
+    "jax<0.13,>=0.10",
+    "torch==2.13.0; extra == 'torch'",
+    "ruff~=0.17.0; extra == 'dev'",
+    "moto[s3,server]!=5.1,>=5; extra == 'dev'",
+    "gcsfs; extra == 'bucket'",
+    "winner; sys_platform == 'absent'",
+  ]
+  tool = runpy.run_path(str(ROOT / "tools/unbounded_requirements.py"))
+  assert tool["unbounded"](declared, ["dev", "torch"]) == [
+    "jax>=0.10",
+    "torch",
+    "ruff",
+    "moto[s3,server]!=5.1,>=5",
+  ]

@@ -38,20 +38,23 @@ find_version() {
   return 1
 }
 
+install="Install one from python.org, a package manager, pyenv or uv."
+
+# Prints how to name an interpreter that serves.
 advise() {
   found=
   for version in $supported; do
     if path=$(find_version "$version"); then
-      found="$found  make PYTHON=$path
-"
+      found="$found
+  make PYTHON=$path"
     fi
   done
   if [ -n "$found" ]; then
-    printf 'Leave PYTHON out to take the newest, or name one of these:\n%s' "$found"
+    echo "Leave PYTHON out to take the newest, or name one of these:$found"
   else
-    echo "Install one of Python $supported, from python.org, a package manager, pyenv or uv."
+    echo "$install"
   fi
-} >&2
+}
 
 if [ -n "${PYTHON:-}" ]; then
   if ! command -v "$PYTHON" >/dev/null; then
@@ -65,7 +68,7 @@ if [ -n "${PYTHON:-}" ]; then
     *) message="does not start: $(echo "$message" | head -n 1)" ;;
   esac
   echo "PYTHON=$PYTHON $message" >&2
-  advise
+  advise >&2
   exit 1
 fi
 
@@ -73,5 +76,5 @@ for version in ${*:-$supported}; do
   find_version "$version" && exit
 done
 echo "No Python $(echo "${*:-$supported}" | sed 's/ /, /g') that starts was found." >&2
-advise
+echo "$install" >&2
 exit 1
