@@ -1,11 +1,15 @@
 # The two commands of the README. Each makes .venv by itself; nothing but Python is needed before.
-PYTHON ?= python3
+#
+#   make test PYTHON=python3.11    with this Python, instead of the newest supported one
+#   make test VENV=.venv-3.11      in another folder, which leaves .venv as it is
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # What the tests are installed with. With torch added they compare with PyTorch too (4 GB on Linux).
 EXTRAS ?= tfds,dev
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test check clean
+.PHONY: demo test test-unbounded upgraded-test check clean FORCE
 
 demo: $(VENV)/installed  ## trains ResNet-20 on handwritten digits and draws its curves
 	@echo "== Training ResNet-20 on 1,257 handwritten digits (about a minute) in runs/demo"
@@ -16,27 +20,45 @@ demo: $(VENV)/installed  ## trains ResNet-20 on handwritten digits and draws its
 	@echo "== Measuring on the 360 digits of the test split, which nothing has seen so far"
 	$(BIN)/resnet-jax evaluate --workdir runs/demo --split test
 
-test: $(VENV)/installed-dev check  ## checks style and types, and runs the tests
+test: check  ## checks style and types, and runs the tests
 	@echo "== Running the tests (about twelve minutes on two cores)"
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST)
 
-check: $(VENV)/installed-dev
+check: $(VENV)/installed-$(EXTRAS)
 	@echo "== Checking style and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/installed: setup.cfg pyproject.toml requirements.txt
+# To be run now and then: it shows what the next releases of the dependencies break, before the
+# bounds in setup.cfg admit them.
+test-unbounded:  ## tests with the newest releases of everything, whatever setup.cfg allows
+	$(MAKE) upgraded-test VENV=.venv-unbounded
+
+upgraded-test: $(VENV)/installed-$(EXTRAS)
+	@echo "== Upgrading beyond the bounds of setup.cfg"
+	$(BIN)/python tools/unbounded_requirements.py $(EXTRAS) > $(VENV)/unbounded.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --upgrade --upgrade-strategy eager -r $(VENV)/unbounded.txt
+	@echo "== With these versions:"
+	$(BIN)/python -m pip freeze --exclude-editable
+	@echo "== Checking types and running the tests"
+	status=0; $(BIN)/mypy || status=1; $(PYTEST) || status=1; exit $$status
+
+# Runs always, and changes only if the environment does: then make installs again.
+$(VENV)/made-with: FORCE
+	@PYTHON='$(PYTHON)' sh tools/make_environment.sh $(VENV)
+
+$(VENV)/installed: setup.cfg pyproject.toml requirements.txt $(VENV)/made-with
 	@echo "== Installing resnet_jax and what it needs into $(VENV) (about a minute)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
-	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
+# One file for each choice of extras, or a second choice would not be installed.
+$(VENV)/installed-$(EXTRAS): $(VENV)/installed
 	@echo "== Installing the development tools"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
-clean:  ## removes .venv and what the tools left; runs stay
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+clean:  ## removes the environments and what the tools left; runs stay
+	rm -rf .venv .venv-newest .venv-oldest .venv-unbounded build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -26,7 +26,7 @@ def enable_compilation_cache(default: pathlib.Path) -> None:
   Args:
     default: The directory, unless JAX has been told one, as by JAX_COMPILATION_CACHE_DIR.
   """
-  if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+  if not jax.config.values["jax_compilation_cache_dir"]:
     jax.config.update("jax_compilation_cache_dir", str(default))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   show = warnings.showwarning
@@ -66,7 +66,7 @@ def remove_damaged(directory: pathlib.Path, program: str) -> list[str]:
 
 
 def _mend(program: str) -> bool:
-  directory = pathlib.Path(jax.config.jax_compilation_cache_dir)  # type: ignore[attr-defined]
+  directory = pathlib.Path(jax.config.values["jax_compilation_cache_dir"])
   removed = remove_damaged(directory, program)
   if removed:
     what = "a damaged entry" if len(removed) == 1 else f"{len(removed)} damaged entries"

@@ -71,22 +71,9 @@ def _macs(jaxpr: core.Jaxpr) -> int:
       total += math.prod(_shape(equation.outvars[0])) * math.prod(lengths)
     else:
       repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-      total += repeats * sum(_macs(inner) for inner in _programs(equation.params.values()))
+      total += repeats * sum(_macs(inner) for inner in core.jaxprs_in_params(equation.params))
   return total
 
 
 def _shape(variable: Any) -> tuple[int, ...]:
   return variable.aval.shape
-
-
-def _programs(values: Any) -> list[core.Jaxpr]:
-  """The programs among an equation's parameters (of jit, scan, remat, custom derivatives)."""
-  found: list[core.Jaxpr] = []
-  for value in values:
-    if isinstance(value, core.ClosedJaxpr):
-      found.append(value.jaxpr)
-    elif isinstance(value, core.Jaxpr):
-      found.append(value)
-    elif isinstance(value, tuple | list):
-      found.extend(_programs(value))
-  return found

@@ -100,7 +100,7 @@ def set_checked(module: nn.Module, check: Callable[..., Any], *names: str, **lim
 def check_precision(**dtypes: str) -> None:
   """Raises a ValueError for float64 where JAX would compute in float32 instead."""
   for name, dtype in dtypes.items():
-    if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+    if dtype == "float64" and jax.dtypes.canonicalize_dtype(dtype) != dtype:
       raise ValueError(
         f"{name}='float64': JAX computes in float32 unless told otherwise by "
         "jax.config.update('jax_enable_x64', True), or JAX_ENABLE_X64=1 in the environment"
