@@ -215,7 +215,7 @@ def _initializer(
 
 
 def _variable_shapes(config: Config, init: Callable[[jax.Array], Any]) -> Any:
-  """Returns `Run.variables`; raises a UserError if the network cannot take the data set's images."""
+  """Returns `Run.variables`; raises a UserError if the network cannot take such images."""
   try:
     return jax.eval_shape(init, jax.random.key(config.seed))
   except (ValueError, TypeError) as error:

@@ -67,9 +67,7 @@ def fit(
       log.say(f"resumed after step {step} of {run.steps}")
 
     constants, key = devices.replicate((run.dataset.splits["train"].constants, run.key))
-    start = start or StartUp()
-    start.ends("weights")
-    train_step = announce_first(compile_step(run), start, log.say)
+    train_step = announce_first(compile_step(run), start or StartUp(), log.say)
     validate, observe = make_validation(run), make_plateau_rule(run)
     save = _saver(run, checkpoints, window, log)
     profile = Profile(workdir / "profile", run.profile_start, run.config.profile.steps)

@@ -44,11 +44,13 @@ def announce_first(
   """Returns a training step whose first call says that it compiles, and what the start took.
 
   Args:
-    step: The step, which is compiled when it is first called.
-    start: Told when it is compiled, and when its first result is there.
+    step: The step, which is compiled when it is first called. The weights are there.
+    start: The phases so far. Those that are left end when the first call has compiled the step, and
+      when its result is there.
     say: Prints a line.
   """
   called = False
+  start.ends("weights")
 
   def call(*arguments: Any) -> Any:
     nonlocal called
