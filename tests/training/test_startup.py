@@ -55,7 +55,7 @@ def test_a_run_constructs_its_network_once_and_traces_its_initialisation_once(
   first, *lines = out.splitlines()
   assert first == f"resnet-jax train: config {experiment}, workdir {tmp_path / 'run'}"
   network, data, devices, batch, length, workdir, compiling, started, *_ = lines
-  assert network.split() == ["model", "resnet20,", "2,002", "parameters"]
+  assert network.split() == ["model", "resnet20,", "1,334", "parameters"]
   assert data.split(maxsplit=1) == ["data", "digits, 1,257 train, 180 validation, 360 test"]
   assert devices.split()[:2] == ["devices", "4"]
   assert batch.split(maxsplit=1) == ["batch", "64 examples, 16 a device"]
