@@ -10,6 +10,7 @@ from resnet_jax import __version__
 from resnet_jax.commands import (
   benchmark_compile,
   benchmark_input,
+  benchmark_start,
   benchmark_step,
   convert,
   evaluate,
@@ -95,5 +96,6 @@ def _parser() -> argparse.ArgumentParser:
   parts = benchmark.add_subparsers(title="parts", metavar="PART", required=True)
   benchmark_input.add(parts)
   benchmark_step.add(parts)
+  benchmark_start.add(parts)
   benchmark_compile.add(parts)
   return parser

@@ -26,6 +26,15 @@ print([name for name in {HEAVY!r} if name in sys.modules])
   assert run(code).strip() == "['tensorboardX']"
 
 
+def test_what_training_imports_leaves_out_what_its_first_step_does_not_need():
+  unneeded = (*HEAVY[:3], "orbax.checkpoint", "scipy.special", "boto3", "numba", "tyro", "sklearn")
+  code = f"""
+import sys, resnet_jax.training.loop, resnet_jax.training.dry_run, resnet_jax.run.environment
+print([name for name in {unneeded!r} if name in sys.modules])
+"""
+  assert run(code).strip() == "[]"
+
+
 @pytest.mark.parametrize("first", ["resnet_jax.run", pytest.param("torch", marks=pytest.mark.long)])
 def test_pytorch_can_be_imported_before_and_after(first):
   pytest.importorskip("torch", reason="PyTorch is not installed")

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import pathlib
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from resnet_jax.commands.process import EXIT_PREEMPTED, Preempted, configure_jax
 
 if TYPE_CHECKING:
   from resnet_jax.run.location import Location
+  from resnet_jax.training.build import Run
+  from resnet_jax.training.startup import StartUp
 
 
 def add(commands: Any) -> None:
@@ -61,33 +64,46 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
   elif not options.config or not options.workdir:
     options.parser.error("--config and --workdir are required")
   preempted = Preempted()
+  begun = time.monotonic()
+  # Importing JAX takes a second or more. Whether a process is the first of several that JAX finds
+  # by itself is not known before.
+  announced = f"resnet-jax train: config {options.config}, workdir {options.workdir}"
+  if not (options.distributed or options.process or options.help or options.dry_run):
+    print(announced, flush=True)
   configure_jax()
   from resnet_jax.run.config import load_config, override_config
   from resnet_jax.training.config import Config
+  from resnet_jax.training.startup import StartUp
 
+  start = StartUp(begun)
   config = override_config(load_config(options.config, Config), rest, "resnet-jax train")
   join_processes(options)
-  from resnet_jax.processes import ends_all
+  from resnet_jax.processes import ends_all, is_first
+
+  if options.distributed and is_first() and not options.dry_run:
+    print(announced, flush=True)
 
   with ends_all():
-    return _train(options, config, preempted)
+    return _train(options, config, preempted, start)
 
 
-def _train(options: argparse.Namespace, config: Any, preempted: Preempted) -> int:
+def _train(
+  options: argparse.Namespace, config: Any, preempted: Preempted, startup: "StartUp"
+) -> int:
   from resnet_jax import processes
   from resnet_jax.run.config import to_json
   from resnet_jax.run.location import open_location
   from resnet_jax.run.wandb import require_wandb
   from resnet_jax.run.workdir import check_claim
-  from resnet_jax.training.build import build_run
   from resnet_jax.training.config import changeable
+  from resnet_jax.training.description import aligned, start_rows
   from resnet_jax.training.dry_run import describe_run
   from resnet_jax.training.loop import fit
   from resnet_jax.training.restore import require_initial_weights, require_resumable
 
   with processes.together():
     processes.require_equal("config", to_json(config))
-    run = build_run(config)
+    run = _build(config, startup)
     location = open_location(options.workdir)
   workdir = _fetch(location)
   start = require_initial_weights(run, workdir)
@@ -115,14 +131,30 @@ def _train(options: argparse.Namespace, config: Any, preempted: Preempted) -> in
     _fetch(location)
     with processes.together():
       processes.require_shared(workdir / "config.json")
+    if processes.is_first():
+      print(aligned(start_rows(run) | {"workdir": options.workdir}), flush=True)
     preempted.begin()
-    state = fit(run, workdir, preempted)
+    startup.ends("building")
+    state = fit(run, workdir, preempted, startup)
     preempted.close()
   if state.step < run.steps:
     if processes.is_first():
       print("resnet-jax: saved after SIGTERM; run the same command to go on", file=sys.stderr)
     return EXIT_PREEMPTED
   return 0
+
+
+def _build(config: Any, startup: "StartUp") -> "Run":
+  """Opens the config's data set, and builds its run."""
+  from resnet_jax.data.sources import open_dataset
+  from resnet_jax.run.config import check_config
+  from resnet_jax.training.build import build_run
+
+  check_config(config)
+  startup.ends("imports")
+  dataset = open_dataset(config.data, config.seed)
+  startup.ends("data")
+  return build_run(config, dataset=dataset)
 
 
 def _claim(workdir: pathlib.Path, config: Any, changed: Mapping[str, tuple[Any, Any]]) -> None:

@@ -1,7 +1,9 @@
 """Opening a data set by name."""
 
 import importlib.resources
+import importlib.util
 import json
+import pathlib
 import zipfile
 from collections.abc import Mapping, Sequence
 
@@ -63,14 +65,30 @@ def digits() -> dict[str, Arrays]:
   Returns:
     Images (N, 8, 8, 1) uint8 on the scale [0, 255] and labels (N,) of train, validation, test.
   """
-  from sklearn.datasets import load_digits
-
-  data = load_digits()
-  images = np.rint(data.images[..., None] * (255 / 16)).astype(np.uint8)
+  table = _digits_table()
+  images = np.rint(table[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+  labels = table[:, -1].astype(np.int64)
   split = json.loads(
     importlib.resources.files(__package__).joinpath("digits_split.json").read_text()
   )
-  return {name: (images[indices], data.target[indices]) for name, indices in split.items()}
+  return {name: (images[indices], labels[indices]) for name, indices in split.items()}
+
+
+def _digits_table() -> np.ndarray:
+  """Returns the pixels and the label of each digit as a row of 65 numbers.
+
+  scikit-learn takes two seconds to import, and its file of digits a fifth of a second to read. So
+  its function is called only where a version of it stores the file elsewhere.
+  """
+  package = importlib.util.find_spec("sklearn")
+  if package is not None and package.origin is not None:
+    path = pathlib.Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if path.is_file():
+      return np.loadtxt(path, delimiter=",")
+  from sklearn.datasets import load_digits
+
+  data = load_digits()
+  return np.column_stack([data.data, data.target])
 
 
 def synthetic(config: DataConfig, seed: int) -> dict[str, Arrays]:

@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import scipy.special
 
 from resnet_jax.data.example_source import UndecodableError
 from resnet_jax.data.feed import fill
@@ -116,6 +115,8 @@ def _best(
   classifier: Classifier, crops: Sequence[np.ndarray | Unreadable], top: int, batch_size: int
 ) -> Iterator[tuple[tuple[int, ...], tuple[float, ...]]]:
   """Classes and scores of each crop; batches are filled up, so that one program is compiled."""
+  import scipy.special  # It takes half a second, for which training need not wait.
+
   pixels = [crop for crop in crops if not isinstance(crop, Unreadable)]
   if not pixels:
     return

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.special
 from flax import linen as nn
 
 from resnet_jax import devices
@@ -147,6 +146,8 @@ def score_split(
     RuntimeError: A pass did not see every example once.
     UserError: The network's outputs are not finite.
   """
+  import scipy.special  # It takes half a second, for which training need not wait.
+
   size, name = passes[0].size, passes[0].name
   labels, weights = np.zeros(size, np.int32), np.ones(size, np.float32)
   total: np.ndarray | None = None

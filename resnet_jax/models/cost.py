@@ -1,7 +1,6 @@
 """Parameters and multiply-adds of a module, counted from its traced program."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -46,12 +45,10 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     )
   shape = tuple(check_integer("input_shape", size, 1) for size in input_shape)
   x = jax.ShapeDtypeStruct((1, *shape), "float32")
-  variables = jax.eval_shape(module.init, jax.random.key(0), x)
-  # A part in training mode updates the statistics of its batch norms, and may draw random numbers.
-  apply = functools.partial(
-    module.apply, mutable=["batch_stats"], rngs={"params": jax.random.key(0)}
+  # One trace for both counts. A part in training mode may draw random numbers.
+  program, (_, variables) = jax.make_jaxpr(module.init_with_output, return_shape=True)(
+    jax.random.key(0), x
   )
-  program = jax.make_jaxpr(apply)(variables, x)
   params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.get("params", {})))
   return Cost(params, _macs(program.jaxpr))
 

@@ -1,14 +1,17 @@
 """Trees of arrays on disk, through Orbax; and in what two trees differ, in words."""
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from resnet_jax.processes import is_first
+
+if TYPE_CHECKING:
+  from orbax.checkpoint import AsyncCheckpointer
 
 _SHOWN = 3
 
@@ -20,18 +23,24 @@ class Arrays:
 
   Of several processes the first one saves all. So the others need not see what it writes, until
   they restore, which they do together.
+
+  Orbax takes a second to import, so it is imported when the first tree is saved or restored: a run
+  begins to train before.
   """
 
-  def __init__(self) -> None:
-    self._open()
+  @functools.cached_property
+  def _reader(self) -> "AsyncCheckpointer":
+    return _checkpointer()
 
-  def _open(self) -> None:
-    self._reader = self._writer = _checkpointer()
-    if jax.process_count() > 1 and is_first():
-      self._writer = _checkpointer(alone=True)
+  @functools.cached_property
+  def _writer(self) -> "AsyncCheckpointer":
+    alone = jax.process_count() > 1 and is_first()
+    return _checkpointer(alone=True) if alone else self._reader
 
   def save(self, directory: pathlib.Path, tree: Any) -> None:
     """Begins to write a tree; returns once the arrays have been copied."""
+    import orbax.checkpoint as ocp
+
     if jax.process_count() > 1:
       # Of arrays that all processes share Orbax would have each write a part.
       tree = jax.tree.map(lambda leaf: jax.device_get(leaf.addressable_data(0)), tree)
@@ -39,7 +48,9 @@ class Arrays:
       self._writer.save(directory, args=ocp.args.PyTreeSave(tree))
 
   def wait(self) -> None:
-    """Until the tree is written; raises what went wrong."""
+    """Waits until the tree is written; raises what went wrong."""
+    if "_writer" not in self.__dict__:
+      return
     with self._renewed_on_failure():
       self._writer.wait_until_finished()
 
@@ -50,6 +61,8 @@ class Arrays:
       directory: Where it was saved.
       like: Arrays or `jax.ShapeDtypeStruct`s; some top-level subtrees of what was saved suffice.
     """
+    import orbax.checkpoint as ocp
+
     like = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
@@ -67,9 +80,10 @@ class Arrays:
     return layout(self._reader.metadata(directory).item_metadata.tree)
 
   def close(self) -> None:
-    """Frees what Orbax holds."""
-    self._writer.close()
-    self._reader.close()
+    """Frees what Orbax holds; the next call opens it anew."""
+    opened = [self.__dict__.pop(name, None) for name in ("_writer", "_reader")]
+    for checkpointer in filter(None, opened):
+      checkpointer.close()
 
   @contextlib.contextmanager
   def _renewed_on_failure(self) -> Iterator[None]:
@@ -82,12 +96,13 @@ class Arrays:
     except Exception:
       with contextlib.suppress(Exception):
         self.close()
-      self._open()
       raise
 
 
-def _checkpointer(alone: bool = False) -> ocp.AsyncCheckpointer:
+def _checkpointer(alone: bool = False) -> "AsyncCheckpointer":
   """Orbax's, for all processes; or for the first one alone."""
+  import orbax.checkpoint as ocp
+
   options = ocp.options.MultiprocessingOptions()
   if alone:
     options = ocp.options.MultiprocessingOptions(

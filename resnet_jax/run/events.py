@@ -7,18 +7,18 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-# tensorboardX imports PyTorch where it is installed, for writers that are not used here: a quarter
-# of the time in which a small run starts. A module that is None is not found.
-_hidden = "torch" not in sys.modules
-if _hidden:
-  sys.modules["torch"] = None  # type: ignore[assignment]
+# tensorboardX imports PyTorch and boto3 where they are installed, for writers that are not used
+# here: seconds of the start of a run. A module that is None is not found.
+_hidden = [name for name in ("torch", "boto3") if name not in sys.modules]
+for _name in _hidden:
+  sys.modules[_name] = None  # type: ignore[assignment]
 try:
   from tensorboardX.event_file_writer import EventsWriter
   from tensorboardX.proto.event_pb2 import Event, SessionLog
   from tensorboardX.summary import scalar
 finally:
-  if _hidden:
-    del sys.modules["torch"]
+  for _name in _hidden:
+    del sys.modules[_name]
 
 
 class Events:

@@ -11,6 +11,8 @@ def silence_failed_saves() -> None:
   Orbax logs one, asyncio one for each other array that was under way, and the interpreter one where
   such an array ends after its event loop.
   """
+  import absl.logging  # noqa: F401  Or it would find a logger that is not of its own class.
+
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   logging.getLogger("asyncio").addFilter(_was_asked_for)
   show = sys.unraisablehook

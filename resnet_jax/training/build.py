@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +40,9 @@ class Run:
     evaluate_every: Steps between evaluations.
     checkpoint_every: Steps between checkpoints.
     profile_start: Number of steps done when a profile begins; None for no profile.
+    init: Returns the random variables of the network for a key, compiled at its first call. If
+      blocks are scanned, their variables are stacked.
+    variables: Shapes and dtypes of what `init` returns.
     devices: Those that it is for; None for all that there are.
   """
 
@@ -54,6 +56,8 @@ class Run:
   evaluate_every: int
   checkpoint_every: int
   profile_start: int | None
+  init: Callable[[jax.Array], Any]
+  variables: Any
   devices: Sequence[jax.Device] | None = None
 
   @property
@@ -100,8 +104,9 @@ def build_run(
   learning_rate = make_learning_rate(config, steps)
   rate = scale_by_rate(learning_rate.schedule, learning_rate.warmup)
   optimizer = make_optimizer(config.optimizer, rate, config.frozen)
-  model, params = _build_model(config, dataset)
-  _check_parameter_names(config, params)
+  model, init = _build_model(config, dataset)
+  variables = _variable_shapes(config, init)
+  _check_parameter_names(config, variables["params"])
   if trains:
     _check_metrics(config, dataset)
     _check_batch(config, model, len(devices) if devices else jax.device_count())
@@ -123,6 +128,8 @@ def build_run(
     evaluate_every=steps("evaluate_every", config.evaluate_every),
     checkpoint_every=steps("checkpoint.every", config.checkpoint.every),
     profile_start=profile_start,
+    init=init,
+    variables=variables,
     devices=devices,
   )
 
@@ -134,7 +141,7 @@ def check_without_data(config: Config) -> None:
   and the optimizer's settings, the form of durations, parts and batch-norm groups.
   """
   check_config(config)
-  model = _create(config)
+  model = _with_groups(config, _create(config))
   make_optimizer(config.optimizer, optax.constant_schedule(1.0), config.frozen)
   _check_batch(config, model, jax.device_count())
   durations = {
@@ -148,38 +155,35 @@ def check_without_data(config: Config) -> None:
 
 
 def _create(config: Config, **more: Any) -> models.Network:
-  """The config's network, whose batch norms take the axis of the devices and the config's groups.
-
-  Raises:
-    UserError: There is no such network.
-  """
+  """Returns the config's network; raises a UserError if there is none."""
   try:
-    model = config.model.create(**more)
+    return config.model.create(**more)
   except (ValueError, TypeError) as error:
     raise UserError(f"config.model: {error}") from None
-  if model.norm == "batch":
-    norm = functools.partial(models.BatchNorm, axis_name=devices.AXIS, group=config.bn_group)
-    model = model.clone(norm=norm)
-  return model
 
 
-def _build_model(config: Config, dataset: Dataset) -> tuple[models.Network, Any]:
-  """The config's network for a data set, mapped over the devices; the shapes of its parameters.
+def _with_groups(config: Config, model: models.Network) -> models.Network:
+  """Gives the network's batch norms the axis of the devices and the config's groups."""
+  if model.norm != "batch":
+    return model
+  norm = functools.partial(models.BatchNorm, axis_name=devices.AXIS, group=config.bn_group)
+  return model.clone(norm=norm)
 
-  Unless the config says another number of classes, the network has the data set's.
+
+def _build_model(
+  config: Config, dataset: Dataset
+) -> tuple[models.Network, Callable[[jax.Array], Any]]:
+  """Returns the config's network for a data set, mapped over the devices, and its `Run.init`.
+
+  Unless the config sets another number of classes, the network has the data set's.
 
   Raises:
     UserError: There is no such network, or it does not fit the data set.
   """
   num_classes = config.model.overrides.get("num_classes", dataset.num_classes)
   model = _create(config, num_classes=num_classes)
-  try:
-    if "float64" in (model.dtype, model.param_dtype) and not jax.config.read("jax_enable_x64"):
-      raise UserError("float64 is off in JAX: set the environment variable JAX_ENABLE_X64=1")
-    fields = json.dumps(dict(config.model.overrides) | {"num_classes": num_classes})
-    params = _parameter_shapes(config.model.name, fields, dataset.image_shape)
-  except (ValueError, TypeError) as error:
-    raise UserError(f"config.model: {error}") from None
+  if "float64" in (model.dtype, model.param_dtype) and not jax.config.read("jax_enable_x64"):
+    raise UserError("float64 is off in JAX: set the environment variable JAX_ENABLE_X64=1")
   if model.head == "none":
     raise UserError(
       "config.model.head='none' leaves no classifier to train: use avg, max or flatten"
@@ -189,14 +193,33 @@ def _build_model(config: Config, dataset: Dataset) -> tuple[models.Network, Any]
       f"the network has {model.num_classes} outputs and {dataset.name} has {dataset.num_classes} "
       f"classes: leave out model.num_classes, or set it to {dataset.num_classes}"
     )
-  return model, params
+  return _with_groups(config, model), _initializer(model, dataset.image_shape)
 
 
 @functools.lru_cache(maxsize=8)
-def _parameter_shapes(name: str, fields: str, image_shape: tuple[int, int, int]) -> Any:
-  """The shapes of a network's parameters; kept, for the runs of a sweep have few networks."""
-  model = models.ModelConfig(name, json.loads(fields)).create()
-  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))["params"]
+def _initializer(
+  model: models.Network, image_shape: tuple[int, int, int]
+) -> Callable[[jax.Array], Any]:
+  """Returns `Run.init` of a network; kept with its trace, because a sweep has few networks.
+
+  JAX traces it once, whether its shapes or its values are asked for first.
+  """
+
+  def init(key: jax.Array) -> Any:
+    variables = model.init(key, jnp.zeros((1, *image_shape)))
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+  # On CPUs the random bits of each kernel compile for more than a second at LLVM's highest level.
+  options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+  return jax.jit(init, compiler_options=options)
+
+
+def _variable_shapes(config: Config, init: Callable[[jax.Array], Any]) -> Any:
+  """Returns `Run.variables`; raises a UserError if the network cannot take such images."""
+  try:
+    return jax.eval_shape(init, jax.random.key(config.seed))
+  except (ValueError, TypeError) as error:
+    raise UserError(f"config.model: {error}") from None
 
 
 def _check_metrics(config: Config, dataset: Dataset) -> None:

@@ -10,6 +10,7 @@ from resnet_jax import devices, models
 from resnet_jax.run.config import to_json
 from resnet_jax.training.build import Run
 from resnet_jax.training.collectives import Collective, collectives_of
+from resnet_jax.training.description import aligned, start_rows
 from resnet_jax.training.loop import compile_step, device_batches
 from resnet_jax.training.restore import random_state
 
@@ -32,31 +33,23 @@ def describe_run(run: Run) -> str:
   exchanged = collectives_of(compiled.as_text())
   memory = compiled.memory_analysis()
   saved = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-  examples = run.steps * config.batch_size
-  sizes = {name: s.size for name, s in run.dataset.splits.items()}
   evaluations = "none: there is no validation split"
-  if "validation" in sizes:
+  if "validation" in run.dataset.splits:
     count = math.ceil(run.steps / run.evaluate_every)
     evaluations = f"{count:,}, every {run.evaluate_every:,} steps"
-  share = config.batch_size // jax.device_count()
   keep = config.checkpoint
   best = f" and the {keep.keep_best} best by {keep.metric}" if keep.keep_best else ""
-  rows = {
-    "model": f"{config.model.name}, {cost.params:,} parameters, {cost.macs:,} multiply-adds a view",
-    "data": f"{run.dataset.name}, " + ", ".join(f"{n:,} {name}" for name, n in sizes.items()),
-    "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    "batch": f"{config.batch_size:,} examples, {share:,} a device",
+  start = start_rows(run)
+  rows = start | {
+    "model": f"{start['model']}, {cost.macs:,} multiply-adds a view",
     "exchanged a step": ", ".join(map(_exchange, exchanged)) or "nothing",
-    "length": f"{run.steps:,} steps, {examples:,} examples, {examples / split.size:.1f} epochs",
     "learning rate": run.learning_rate.words,
     "evaluations": evaluations,
     "checkpoint": f"{_size(saved)}, kept are the last {config.checkpoint.keep}{best}",
     "memory a device": f"{_size(memory.argument_size_in_bytes)} state and data, "
     f"{_size(memory.temp_size_in_bytes)} temporary",
   }
-  width = max(map(len, rows))
-  table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
-  return f"{json.dumps(to_json(config), indent=2)}\n\n{table}"
+  return f"{json.dumps(to_json(config), indent=2)}\n\n{aligned(rows)}"
 
 
 def _exchange(collective: Collective) -> str:

@@ -22,6 +22,7 @@ from resnet_jax.training.log import Log
 from resnet_jax.training.profile import Profile
 from resnet_jax.training.rates import last_rate
 from resnet_jax.training.restore import abstract_state, from_stored, initial_state, to_stored
+from resnet_jax.training.startup import StartUp, announce_first
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.step import make_step
 from resnet_jax.training.stored_preprocessing import write_preprocessing
@@ -30,7 +31,10 @@ from resnet_jax.training.window import Window
 
 
 def fit(
-  run: Run, workdir: pathlib.Path, should_stop: Callable[[int], bool] = lambda step: False
+  run: Run,
+  workdir: pathlib.Path,
+  should_stop: Callable[[int], bool] = lambda step: False,
+  start: StartUp | None = None,
 ) -> TrainState:
   """Trains, or goes on training from the last checkpoint that is whole.
 
@@ -42,6 +46,7 @@ def fit(
     workdir: The run's directory, held by this process alone.
     should_stop: Asked after each step, with the number of steps done; once true the run is saved
       and ends. Several processes have to be told so at the same step.
+    start: What the start has taken up to here, which is printed after the first step.
 
   Returns:
     The last state.
@@ -62,7 +67,7 @@ def fit(
       log.say(f"resumed after step {step} of {run.steps}")
 
     constants, key = devices.replicate((run.dataset.splits["train"].constants, run.key))
-    train_step = compile_step(run)
+    train_step = announce_first(compile_step(run), start or StartUp(), log.say)
     validate, observe = make_validation(run), make_plateau_rule(run)
     save = _saver(run, checkpoints, window, log)
     profile = Profile(workdir / "profile", run.profile_start, run.config.profile.steps)

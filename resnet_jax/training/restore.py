@@ -6,6 +6,7 @@ run with `model.scan` converts when it restores and when it saves.
 
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -17,7 +18,7 @@ from resnet_jax.run.checkpoint_folder import CheckpointFolder
 from resnet_jax.run.chosen_checkpoint import read_chosen
 from resnet_jax.training.build import Run
 from resnet_jax.training.initial_weights import check_initial_weights, read_initial_weights
-from resnet_jax.training.state import TrainState, create_state
+from resnet_jax.training.state import TrainState, create_state, state_of_variables
 from resnet_jax.training.weight_differences import network_differences, preprocessing_differences
 from resnet_jax.training.weight_source import split_source
 
@@ -68,14 +69,13 @@ def abstract_state(run: Run) -> TrainState:
   """Shapes, dtypes and shardings of the state as checkpoints hold it."""
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated()),
-    jax.eval_shape(_create(run), run.key),
+    jax.eval_shape(models.to_unrolled, state_shapes(run)) if _scans(run) else state_shapes(run),
   )
 
 
 def state_shapes(run: Run) -> TrainState:
   """Shapes and dtypes of the state that the run computes with."""
-  create = _create(run)
-  return jax.eval_shape(lambda key: from_stored(run, create(key)), run.key)
+  return jax.eval_shape(_first_state(run), run.variables)
 
 
 def require_resumable(run: Run, workdir: pathlib.Path) -> None:
@@ -167,17 +167,19 @@ def _scans(run: Run) -> bool:
 
 def _random_stored(run: Run) -> TrainState:
   """The layout of checkpoints; on one device of each process."""
-  create = _create(run)
+  if not _scans(run):
+    return jax.jit(_first_state(run))(run.init(run.key))
   # Unrolled blocks take long to compile together; where they are scanned there are many.
-  return create(run.key) if _scans(run) else jax.jit(create)(run.key)
-
-
-def _create(run: Run) -> Any:
-  model = run.model.clone(scan=False) if _scans(run) else run.model
-  return functools.partial(
-    create_state,
-    model,
+  return create_state(
+    run.model.clone(scan=False),
     run.optimizer,
-    image_shape=run.dataset.image_shape,
-    averages=run.config.ema_decay is not None,
+    run.key,
+    run.dataset.image_shape,
+    run.config.ema_decay is not None,
+  )
+
+
+def _first_state(run: Run) -> Callable[[Any], TrainState]:
+  return functools.partial(
+    state_of_variables, optimizer=run.optimizer, averages=run.config.ema_decay is not None
   )

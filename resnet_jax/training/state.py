@@ -54,6 +54,19 @@ def create_state(
     averages: Whether the state has a moving average of the variables, which begins as they do.
   """
   variables = model.init(key, jnp.zeros((1, *image_shape)))
+  return state_of_variables(variables, optimizer, averages)
+
+
+def state_of_variables(
+  variables: Any, optimizer: optax.GradientTransformation, averages: bool = False
+) -> TrainState:
+  """Returns the state before the first step of a network that has these variables.
+
+  Args:
+    variables: `params`, and `batch_stats` if the network has any.
+    optimizer: The optimizer.
+    averages: As for `create_state`.
+  """
   variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
   return TrainState(
     step=jnp.zeros((), jnp.int32),

@@ -1,6 +1,7 @@
 """Data sets by name: what they hold, how they are split, and what a user is told."""
 
 import dataclasses
+import pathlib
 import subprocess
 import sys
 
@@ -33,7 +34,10 @@ def prepared(tmp_path):
   return tmp_path
 
 
-def test_digits_are_each_of_scikit_learns_exactly_once():
+@pytest.mark.parametrize("reads_file", [True, False])
+def test_digits_are_each_of_scikit_learns_exactly_once(reads_file, monkeypatch):
+  if not reads_file:  # As where a version of scikit-learn keeps it elsewhere.
+    monkeypatch.setattr(pathlib.Path, "is_file", lambda path: False)
   data = load_digits()
   splits = digits()
   assert {name: len(labels) for name, (_, labels) in splits.items()} == {
