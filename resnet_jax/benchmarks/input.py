@@ -26,7 +26,7 @@ INSTALL = 'pip install "resnet_jax[tfds,torch]"'
 FLOORS = ("floor_eager", "floor_tf_data")
 PIPELINES = ("tf_data", "tf_data_antialiased", "torch")
 PEERS = (*FLOORS, *PIPELINES)
-_OPENERS = {
+OPENERS = {
   "ours": "input_ours:batches",
   "floor_eager": "input_tensorflow:decode_eagerly",
   "floor_tf_data": "input_tensorflow:decode_in_tf_data",
@@ -190,8 +190,8 @@ def _start(
 
 
 def side(kind: str, task: InputTask) -> Side:
-  """The process of a side; `kind` is one of `_OPENERS`."""
-  return Side(kind, f"resnet_jax.benchmarks.{_OPENERS[kind]}", task, INSTALL)
+  """The process of a side; `kind` is one of `OPENERS`."""
+  return Side(kind, f"resnet_jax.benchmarks.{OPENERS[kind]}", task, INSTALL)
 
 
 def _rates(measured: Mapping[str, Any]) -> Rates:

@@ -54,12 +54,12 @@ def write(path: str) -> None:
   np.savez(path, **found)  # type: ignore[arg-type]
 
 
-def compare(expected: pathlib.Path, found: pathlib.Path) -> dict[str, tuple[float, float]]:
+def compare(expected: pathlib.Path, found: pathlib.Path) -> dict[str, tuple[float | None, float]]:
   """Compares two files of numbers.
 
   Returns:
     By part, the largest difference of an array over its largest magnitude, and what is allowed.
-    A difference that is not finite is infinite.
+    The difference is None for arrays that are not finite, or of another shape or dtype.
 
   Raises:
     ValueError: The files do not hold the same arrays.
@@ -67,12 +67,14 @@ def compare(expected: pathlib.Path, found: pathlib.Path) -> dict[str, tuple[floa
   with np.load(expected) as theirs, np.load(found) as ours:
     if {*theirs} != {*ours}:
       raise ValueError(f"the arrays differ: {sorted({*theirs} ^ {*ours})[:3]}, …")
-    result: dict[str, tuple[float, float]] = {}
+    result: dict[str, tuple[float | None, float]] = {}
     for name in theirs:
       part = name.rpartition(".")[0]
       allowed = next(bound for prefix, bound in _ALLOWED if part.startswith(prefix))
       before, _ = result.get(part, (0.0, allowed))
-      result[part] = (max(before, _difference(theirs[name], ours[name])), allowed)
+      difference = _difference(theirs[name], ours[name])
+      worse = None if before is None or difference is None else max(before, difference)
+      result[part] = (worse, allowed)
   return result
 
 
@@ -88,14 +90,14 @@ _ALLOWED = (
 )
 
 
-def _difference(expected: np.ndarray, found: np.ndarray) -> float:
+def _difference(expected: np.ndarray, found: np.ndarray) -> float | None:
   if expected.shape != found.shape or expected.dtype != found.dtype:
-    return float("inf")
+    return None
   if not expected.size:
     return 0.0
   wide, other = expected.astype(np.float64), found.astype(np.float64)
-  difference = np.abs(wide - other).max() / max(np.abs(wide).max(), 1e-30)
-  return float(difference) if np.isfinite(difference) else float("inf")
+  difference = float(np.abs(wide - other).max() / max(np.abs(wide).max(), 1e-30))
+  return difference if np.isfinite(difference) else None
 
 
 def _run(**fields: Any) -> Run:

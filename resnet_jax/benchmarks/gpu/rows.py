@@ -10,19 +10,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from resnet_jax import models
 from resnet_jax.benchmarks.gpu.numbers import compare
+from resnet_jax.benchmarks.gpu.resnet50 import flops_per_image
 from resnet_jax.benchmarks.gpu.seeds import describe
 from resnet_jax.benchmarks.peers.summary import table
 from resnet_jax.run.workdir import write_json
-
-# Of a step: the forward pass, and two products as large for the gradients of weights and inputs.
-_PASSES = 3
-
-NETWORK = "resnet50"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +29,7 @@ class Plan:
     check_seconds: At most, for the comparison with the CPU.
     peer_seconds: At most, for ResNet-50 beside the peers.
     seed_seconds: At most, for several seeds of ResNet-20 at once.
-    peers: Arguments of `benchmark peers` beside network, mode and minutes.
+    peers: Fields of `PeersBenchmark` beside network, mode, dtype and minutes.
     matmul_size: Rows of the matrices whose product is the device's best rate.
     seeds: Fields of `SeedsBenchmark`.
   """
@@ -43,17 +38,16 @@ class Plan:
   check_seconds: float = 90.0
   peer_seconds: float = 285.0
   seed_seconds: float = 130.0
-  peers: tuple[str, ...] = ("--batch-size", "256", "--dtype", "bfloat16", "--seconds", "3")
+  peers: Mapping[str, Any] = dataclasses.field(
+    default_factory=lambda: {"batch_size": 256, "seconds": 3.0}
+  )
   matmul_size: int = 8192
   seeds: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # The same program in sizes that two CPU cores manage.
 REHEARSAL = Plan(
-  peers=(
-    *("--batch-size", "2", "--image-size", "64", "--dtype", "bfloat16"),
-    *("--seconds", "0.1", "--rounds", "2"),
-  ),
+  peers={"batch_size": 2, "image_size": 64, "seconds": 0.1, "rounds": 2},
   matmul_size=256,
   seeds={"counts": [1, 2], "steps": 2, "seconds": 0.1, "examples": 64, "batch_size": 4},
 )
@@ -134,30 +128,18 @@ class _Processes:
       f"from resnet_jax.benchmarks.gpu.{module} import {name}\n"
       f"print(json.dumps({name}(*json.loads({json.dumps(json.dumps(arguments))}))))"
     )
-    return self._begin(["-P", "-c", code], environment)
-
-  def command(self, *arguments: str) -> Any:
-    """Runs a command of this package whose last line is JSON; raises as `call`."""
-    code = (
-      f"import sys; sys.path[:] = {sys.path!r}\n"
-      f"from resnet_jax.cli import main; main({list(arguments)!r})"
-    )
-    return self.wait(self._begin(["-P", "-c", code], None))
-
-  def _begin(
-    self, arguments: Sequence[str], environment: Mapping[str, str] | None
-  ) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-      [sys.executable, "-u", *arguments],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-      env=os.environ | dict(environment or {}),
-      start_new_session=True,
-    )
+    with self.log.open("a") as log:
+      return subprocess.Popen(
+        [sys.executable, "-u", "-P", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=os.environ | dict(environment or {}),
+        start_new_session=True,
+      )
 
   def wait(self, process: "subprocess.Popen[str]") -> Any:
-    """The last line of a program's output, as JSON; the whole goes to the log line by line."""
+    """The last line that a program prints, as JSON; the log has all lines as they come."""
     timer = threading.Timer(self.seconds_left(), lambda: os.killpg(process.pid, signal.SIGKILL))
     timer.start()
     last = ""
@@ -166,13 +148,14 @@ class _Processes:
       for line in process.stdout:
         log.write(line)
         log.flush()
-        last = line.strip() or last
+        last = line
     status = process.wait()
     timer.cancel()
-    if status and not self.seconds_left():
-      raise TimeoutError(f"the time was up; the last line was: {last}")
     if status:
-      raise RuntimeError(f"status {status}: {last}")
+      lines = self.log.read_text().strip().splitlines() or [""]
+      if not self.seconds_left():
+        raise TimeoutError(f"the time was up; the last line was: {lines[-1]}")
+      raise RuntimeError(f"status {status}: {lines[-1]}")
     return json.loads(last)
 
 
@@ -189,31 +172,33 @@ def _numbers(processes: _Processes) -> dict[str, Any]:
     finally:
       reference.kill()
     differences = compare(*map(pathlib.Path, paths))
-  wrong = {name: pair for name, pair in differences.items() if not pair[0] <= pair[1]}
+  wrong = {name: pair for name, pair in differences.items() if not _agree(pair)}
   values: dict[str, Any] = {"compared": len(differences), "differences": differences}
   if wrong:
     values["error"] = "; ".join(
-      f"{name} differs by {found:.2g}, allowed are {allowed:.2g}"
+      f"{name} differs by {'nan' if found is None else f'{found:.2g}'}, allowed: {allowed:.2g}"
       for name, (found, allowed) in wrong.items()
     )
   return values
 
 
+def _agree(pair: tuple[float | None, float]) -> bool:
+  """Whether a difference is no larger than allowed."""
+  found, allowed = pair
+  return found is not None and found <= allowed
+
+
 def _peers(processes: _Processes, plan: Plan) -> dict[str, Any]:
   """ResNet-50's training beside the peers, and what share of the best rate its products reach."""
   rate = processes.call("matmul:matmul_flops_per_second", plan.matmul_size)
-  # Half a minute for what was begun by then.
+  # What was begun in time may take half a minute more.
   minutes = max(1.0, processes.seconds_left() - 30) / 60
-  values: dict[str, Any] = processes.command(
-    *("benchmark", "peers", "--networks", NETWORK, "--mode", "training"),
-    *(*plan.peers, "--minutes", f"{minutes:.3f}"),
-  )
-  (result,) = values["results"]
-  size = result["image_size"]
-  macs = models.cost(models.create(NETWORK, stride_in="3x3"), (size, size, 3)).macs
+  values: dict[str, Any] = processes.call("resnet50:measure", {"minutes": minutes, **plan.peers})
   values["matmul_flops_per_second"] = rate
-  for side in result["sides"].values():
-    side["share_of_matmul_rate"] = side["images_per_second"] * _PASSES * 2 * macs / rate
+  for result in values["results"]:
+    flops = flops_per_image(result["image_size"])
+    for side in result["sides"].values():
+      side["share_of_matmul_rate"] = side["images_per_second"] * flops / rate
   return values
 
 
@@ -229,8 +214,7 @@ def _table(results: Mapping[str, Any]) -> Iterator[str]:
     if "error" in values:
       yield f"{name}: {values['error']}"
   if compared := results["numbers"].get("compared"):
-    differences = results["numbers"]["differences"].values()
-    close = sum(found <= allowed for found, allowed in differences)
+    close = sum(map(_agree, results["numbers"]["differences"].values()))
     yield f"numbers: {close} of {compared} parts agree with the CPU's"
   for result in results["peers"].get("results", ()):
     yield from table([result])
