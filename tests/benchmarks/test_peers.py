@@ -108,10 +108,12 @@ def test_a_step_that_takes_a_known_time_in_the_background_is_reported_to_take_it
   side = Side("sleeping", "sleeping_side:work", sleeping_side.SleepingTask(step_seconds=0.05))
   with contextlib.closing(side):
     side.wait_until_ready()
-    answer = side.measure(seconds=0.3)
-  assert answer["images"] == 3 * answer["steps"]
-  # The machine may be slow, but sleeping is never quick.
-  assert 0.05 <= answer["seconds"] / answer["steps"] < 0.1
+    answers = [side.measure(seconds=0.3) for _ in range(3)]
+  for answer in answers:
+    assert answer["images"] == 3 * answer["steps"]
+    assert answer["seconds"] / answer["steps"] >= 0.05
+  # A busy machine may hold up some of the turns.
+  assert min(answer["seconds"] / answer["steps"] for answer in answers) < 0.08
   assert answer["first_step_seconds"] >= 0.05
 
 

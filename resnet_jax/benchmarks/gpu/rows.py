@@ -69,14 +69,14 @@ def run_rows(
   output.mkdir(parents=True, exist_ok=True)
   end = time.monotonic() + 60 * plan.minutes
   results: dict[str, Any] = {}
-  rows: tuple[tuple[str, float, Callable[[_Processes], dict[str, Any]]], ...] = (
+  rows: tuple[tuple[str, float, Callable[[Processes], dict[str, Any]]], ...] = (
     ("numbers", plan.check_seconds, _numbers),
     ("peers", plan.peer_seconds, lambda processes: _peers(processes, plan)),
     ("seeds", plan.seed_seconds, lambda processes: _seeds(processes, plan)),
   )
   for name, limit, row in rows:
     begun = time.monotonic()
-    processes = _Processes(output / f"{name}.log", min(end, begun + limit))
+    processes = Processes(output / f"{name}.log", min(end, begun + limit))
     say(f"{name}: at most {processes.seconds_left():.0f} s, log in {processes.log}")
     try:
       results[name] = row(processes)
@@ -90,7 +90,7 @@ def run_rows(
   return results
 
 
-class _Processes:
+class Processes:
   """Starts programs whose output goes to a log, until a row's time is up.
 
   Args:
@@ -159,7 +159,7 @@ class _Processes:
     return json.loads(last)
 
 
-def _numbers(processes: _Processes) -> dict[str, Any]:
+def _numbers(processes: Processes) -> dict[str, Any]:
   """Compares this device's numbers with the CPU's, which are computed meanwhile."""
   with tempfile.TemporaryDirectory() as folder:
     paths = [str(pathlib.Path(folder) / name) for name in ("cpu.npz", "device.npz")]
@@ -172,7 +172,7 @@ def _numbers(processes: _Processes) -> dict[str, Any]:
     finally:
       reference.kill()
     differences = compare(*map(pathlib.Path, paths))
-  wrong = {name: pair for name, pair in differences.items() if not _agree(pair)}
+  wrong = {name: pair for name, pair in differences.items() if not agree(pair)}
   values: dict[str, Any] = {"compared": len(differences), "differences": differences}
   if wrong:
     values["error"] = "; ".join(
@@ -182,13 +182,13 @@ def _numbers(processes: _Processes) -> dict[str, Any]:
   return values
 
 
-def _agree(pair: tuple[float | None, float]) -> bool:
+def agree(pair: tuple[float | None, float]) -> bool:
   """Whether a difference is no larger than allowed."""
   found, allowed = pair
   return found is not None and found <= allowed
 
 
-def _peers(processes: _Processes, plan: Plan) -> dict[str, Any]:
+def _peers(processes: Processes, plan: Plan) -> dict[str, Any]:
   """ResNet-50's training beside the peers, and what share of the best rate its products reach."""
   rate = processes.call("matmul:matmul_flops_per_second", plan.matmul_size)
   # What was begun in time may take half a minute more.
@@ -202,7 +202,7 @@ def _peers(processes: _Processes, plan: Plan) -> dict[str, Any]:
   return values
 
 
-def _seeds(processes: _Processes, plan: Plan) -> dict[str, Any]:
+def _seeds(processes: Processes, plan: Plan) -> dict[str, Any]:
   """ResNet-20's training, one seed and several at once."""
   fields = {"limit": 0.7 * processes.seconds_left(), **plan.seeds}
   values: dict[str, Any] = processes.call("seeds:measure", fields)
@@ -214,7 +214,7 @@ def _table(results: Mapping[str, Any]) -> Iterator[str]:
     if "error" in values:
       yield f"{name}: {values['error']}"
   if compared := results["numbers"].get("compared"):
-    close = sum(map(_agree, results["numbers"]["differences"].values()))
+    close = sum(map(agree, results["numbers"]["differences"].values()))
     yield f"numbers: {close} of {compared} parts agree with the CPU's"
   for result in results["peers"].get("results", ()):
     yield from table([result])
