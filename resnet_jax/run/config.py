@@ -20,6 +20,8 @@ from types import ModuleType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
+import tyro
+import tyro.extras
 
 from resnet_jax.errors import UserError
 from resnet_jax.models.config import ModelConfig, configurable_fields
@@ -109,9 +111,6 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
   values = {section: getattr(config, section) for section in sections}
   values["model"] = model_kind(model.name, **{name: value for name, (_, value) in names.items()})
   command: Any = dataclasses.make_dataclass("Command", [("config", kind)], frozen=True)
-  # Only the command line needs it: runs that are built from a Config do without.
-  import tyro
-
   flags_take_values: Any = tyro.conf.FlagConversionOff  # `--flag=True`, like any other field
   parsed = tyro.cli(
     flags_take_values[command],
@@ -238,8 +237,6 @@ def _one_literal(hint: Any) -> Any:
   kinds = get_args(hint)
   if not kinds or not all(k is type(None) or get_origin(k) is Literal for k in kinds):
     return hint
-  import tyro.extras
-
   values = (get_args(kind) or (None,) for kind in kinds)
   return tyro.extras.literal_type_from_choices(itertools.chain.from_iterable(values))
 
