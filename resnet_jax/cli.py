@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from resnet_jax import __version__
 from resnet_jax.commands import (
   benchmark_compile,
+  benchmark_gpu,
   benchmark_input,
+  benchmark_peers,
   benchmark_start,
   benchmark_step,
   convert,
@@ -98,4 +100,6 @@ def _parser() -> argparse.ArgumentParser:
   benchmark_step.add(parts)
   benchmark_start.add(parts)
   benchmark_compile.add(parts)
+  benchmark_peers.add(parts)
+  benchmark_gpu.add(parts)
   return parser

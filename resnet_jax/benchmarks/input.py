@@ -3,11 +3,8 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import importlib.metadata
 import importlib.util
 import os
-import pathlib
-import platform
 import statistics
 import sys
 import tempfile
@@ -16,18 +13,28 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.benchmarks.machine import cores, describe_machine
 from resnet_jax.benchmarks.side import Side
 from resnet_jax.benchmarks.task import InputTask
-from resnet_jax.benchmarks.worker import INSTALL
 from resnet_jax.data import DataConfig, open_dataset
 from resnet_jax.data.split_sources import FOLDER
 from resnet_jax.errors import UserError
 from resnet_jax.run.config import to_json
-from resnet_jax.run.environment import describe_environment
+
+INSTALL = 'pip install "resnet_jax[tfds,torch]"'
 
 FLOORS = ("floor_eager", "floor_tf_data")
 PIPELINES = ("tf_data", "tf_data_antialiased", "torch")
 PEERS = (*FLOORS, *PIPELINES)
+OPENERS = {
+  "ours": "input_ours:batches",
+  "floor_eager": "input_tensorflow:decode_eagerly",
+  "floor_tf_data": "input_tensorflow:decode_in_tf_data",
+  "tf_data": "input_tensorflow:batches",
+  "tf_data_antialiased": "input_tensorflow:antialiased_batches",
+  "torch": "input_torch:batches",
+  "jpegs": "input_tensorflow:write_jpegs",
+}
 _TITLES = {
   "ours": "ours",
   "floor_eager": "decode floor, eager calls",
@@ -137,7 +144,7 @@ def _task(benchmark: InputBenchmark) -> InputTask:
     data_dir=config.data_dir,
     examples=min(benchmark.examples, train.size),
     batch_size=benchmark.batch_size,
-    threads=benchmark.threads or streaming.decode_threads or _cores(),
+    threads=benchmark.threads or streaming.decode_threads or cores(),
     image_size=streaming.image_size,
     short_sides=(streaming.short_side_min, streaming.short_side_max),
     config=to_json(config),
@@ -169,17 +176,22 @@ def _start(
   if benchmark.peers:
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="resnet_jax-jpegs-"))
     task = dataclasses.replace(task, jpegs=folder)
-    with contextlib.closing(Side("jpegs", task)) as writer:
+    with contextlib.closing(side("jpegs", task)) as writer:
       writer.wait_until_ready()
     tasks |= dict.fromkeys(PEERS, task)
   started = {}
   for name, its_task in tasks.items():
     kind = name if name in PEERS else "ours"
-    started[name] = stack.enter_context(contextlib.closing(Side(kind, its_task)))
+    started[name] = stack.enter_context(contextlib.closing(side(kind, its_task)))
   # All at once, so that each is stopped when it is ready, before it has read far ahead.
   with concurrent.futures.ThreadPoolExecutor(len(started)) as executor:
     list(executor.map(Side.wait_until_ready, started.values()))
   return started
+
+
+def side(kind: str, task: InputTask) -> Side:
+  """The process of a side; `kind` is one of `OPENERS`."""
+  return Side(kind, f"resnet_jax.benchmarks.{OPENERS[kind]}", task, INSTALL)
 
 
 def _rates(measured: Mapping[str, Any]) -> Rates:
@@ -230,7 +242,7 @@ def _summary(
     values["peers"] = {name: _spread(rates[name]) for name in PEERS}
   for line in _table(rates):
     say(line)
-  return values | _machine()
+  return values | describe_machine(_PACKAGES)
 
 
 def _spread(rates: Sequence[Rates]) -> dict[str, Any]:
@@ -258,39 +270,3 @@ def _table(rates: Mapping[str, Sequence[Rates]]) -> Iterator[str]:
       f"{_TITLES[name]:26}{row['images_per_second']:10.1f}{row['images_per_cpu_second']:14.1f}"
       f"{f'({low:.1f} to {high:.1f})':>20}" + (f"{ratio:9.2f}x" if name in PEERS else "")
     )
-
-
-def _machine() -> dict[str, Any]:
-  """What the figures belong to: processor, cores, versions, commit."""
-  environment = describe_environment()
-  return {
-    "cpu": _cpu_model(),
-    "cores": _cores(),
-    "python": environment["python"],
-    "packages": {name: _version(name) for name in _PACKAGES},
-    "commit": environment["commit"],
-    "dirty": environment["dirty"],
-  }
-
-
-def _cores() -> int:
-  """Cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
-def _cpu_model() -> str:
-  with contextlib.suppress(OSError):
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-      if line.startswith("model name"):
-        return line.partition(":")[2].strip()
-  return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-  # On x86 Linux, tensorflow comes under another name.
-  for name in (package, f"{package}-cpu"):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      return importlib.metadata.version(name)
-  return None

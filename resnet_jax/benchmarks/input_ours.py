@@ -1,15 +1,15 @@
 """Our own side: the training stream as the loop reads it, up to the step."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import msgspec
 
 from resnet_jax.benchmarks.task import InputTask
+from resnet_jax.benchmarks.work import Work
 from resnet_jax.data import DataConfig, open_dataset, prefetch, training_batches
 
 
-def batches(task: InputTask) -> Iterator[int]:
+def batches(task: InputTask) -> Work:
   """Batches of uint8 crops on the host.
 
   Mirroring, the mean and colour are part of the compiled step here, and the copy to the device is
@@ -21,4 +21,5 @@ def batches(task: InputTask) -> Iterator[int]:
   split = dataclasses.replace(dataset.splits["train"], size=task.examples)
   stream = training_batches(split, seed=0, batch_size=task.batch_size, first_step=0)
   # Records that could not be decoded have weight 0: they are quick, and are no images.
-  return (int(batch["weight"].sum()) for batch in prefetch(stream, lambda batch: batch))
+  counts = (int(batch["weight"].sum()) for batch in prefetch(stream, lambda batch: batch))
+  return Work(counts, warm_up=task.examples)

@@ -15,13 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_jax.benchmarks.task import InputTask
+from resnet_jax.benchmarks.work import Work
 from resnet_jax.errors import UserError
 
 # Windows drawn beforehand for each example of the floor.
 _WINDOWS = 8
 
 
-def batches(task: InputTask) -> Iterator[int]:
+def batches(task: InputTask) -> Work:
   """tf.data from TFRecords to batches of float32, in the manner of Flax's ImageNet example.
 
   As there: undecoded records from tfds, repeat, shuffle, parallel map, batch, prefetch; a pool of
@@ -32,12 +33,12 @@ def batches(task: InputTask) -> Iterator[int]:
   return _view_batches(task, antialias=False)
 
 
-def antialiased_batches(task: InputTask) -> Iterator[int]:
+def antialiased_batches(task: InputTask) -> Work:
   """`batches` with antialiasing: the same pictures as ours and torchvision's."""
   return _view_batches(task, antialias=True)
 
 
-def _view_batches(task: InputTask, antialias: bool) -> Iterator[int]:
+def _view_batches(task: InputTask, antialias: bool) -> Work:
 
   def view(example: dict[str, Any]) -> tuple[Any, Any]:
     encoded = example["image"]
@@ -57,10 +58,11 @@ def _view_batches(task: InputTask, antialias: bool) -> Iterator[int]:
   # One thread assembles each batch: several cost some percent more CPU time, and no less time.
   batched = images.batch(task.batch_size, drop_remainder=True)
   # The tensors stay TensorFlow's: to copy them into NumPy arrays would cost more.
-  return (int(image.shape[0]) for image, _ in _threaded(batched.prefetch(tf.data.AUTOTUNE), task))
+  viewed = _threaded(batched.prefetch(tf.data.AUTOTUNE), task)
+  return Work((int(image.shape[0]) for image, _ in viewed), warm_up=task.examples)
 
 
-def decode_eagerly(task: InputTask) -> Iterator[int]:
+def decode_eagerly(task: InputTask) -> Work:
   """Decodes windows by eager calls in Python threads; nothing is done with the pixels."""
   encoded, windows = _encoded_and_windows(task)
   examples = [
@@ -82,10 +84,10 @@ def decode_eagerly(task: InputTask) -> Iterator[int]:
         list(executor.map(decode, itertools.repeat(step * task.batch_size), parts))
         yield task.batch_size
 
-  return stream()
+  return Work(stream(), warm_up=task.examples)
 
 
-def decode_in_tf_data(task: InputTask) -> Iterator[int]:
+def decode_in_tf_data(task: InputTask) -> Work:
   """Decodes windows in a tf.data map; of the pixels only their number of rows leaves it."""
   encoded, windows = _encoded_and_windows(task)
 
@@ -100,10 +102,10 @@ def decode_in_tf_data(task: InputTask) -> Iterator[int]:
   )
   decoded = examples.map(rows, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
   batched = decoded.batch(task.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-  return (int(batch.shape[0]) for batch in _threaded(batched, task))
+  return Work((int(rows.shape[0]) for rows in _threaded(batched, task)), warm_up=task.examples)
 
 
-def write_jpegs(task: InputTask) -> Iterator[int]:
+def write_jpegs(task: InputTask) -> Work:
   """Writes each example as a file into `task.jpegs`, named NUMBER_LABEL.jpg, and gives nothing.
 
   Raises:
@@ -117,7 +119,7 @@ def write_jpegs(task: InputTask) -> Iterator[int]:
         f"measure with --examples {i}, or without --peers"
       )
     (folder / f"{i:07d}_{example['label']}.jpg").write_bytes(example["image"])
-  return iter(())
+  return Work(iter(()))
 
 
 def _records(task: InputTask, shuffle_files: bool) -> Any:

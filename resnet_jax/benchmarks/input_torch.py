@@ -14,11 +14,12 @@ import numpy as np
 import PIL.Image
 
 from resnet_jax.benchmarks.task import InputTask
+from resnet_jax.benchmarks.work import Work
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def batches(task: InputTask) -> Iterator[int]:
+def batches(task: InputTask) -> Work:
   """Batches of float32, NCHW, normalised.
 
   Workers that live on and `prefetch_factor` 2 are what one sets for speed; no pinned memory, which
@@ -35,7 +36,7 @@ def batches(task: InputTask) -> Iterator[int]:
     prefetch_factor=2,
     drop_last=True,
   )
-  return (len(labels) for _, labels in loader)
+  return Work((len(labels) for _, labels in loader), warm_up=task.examples)
 
 
 class _EndlessShuffle:

@@ -13,26 +13,37 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
-from resnet_jax.benchmarks.task import InputTask
 from resnet_jax.errors import UserError
 
 
 class Side:
-  """Starts the process of a side, which opens its stream and warms up; see `worker.py`.
+  """Starts the process of a side, which opens its work and warms up; see `worker.py`.
 
   Args:
-    name: One of `worker.SIDES`.
-    task: What it does.
+    name: What messages call it.
+    opener: A function "module:name" from the task to `Work`.
+    task: A dataclass whose fields can be written as JSON.
+    install: What installs the libraries that the opener imports, for the message without them.
+    environment: Environment variables that differ from this process's.
   """
 
-  def __init__(self, name: str, task: InputTask):
+  def __init__(
+    self,
+    name: str,
+    opener: str,
+    task: Any,
+    install: str = "",
+    environment: Mapping[str, str] | None = None,
+  ):
     self.name = name
+    self._install = install
     # Imports as this process does, wherever it found the package.
     code = (
       f"import sys; sys.path[:] = {sys.path!r}\n"
-      f"from resnet_jax.benchmarks.worker import main; main({name!r})"
+      "from resnet_jax.benchmarks.worker import main; main()"
     )
     self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`close` closes it)
     self._process = subprocess.Popen(
@@ -41,11 +52,13 @@ class Side:
       stdout=subprocess.PIPE,
       stderr=self._errors,
       text=True,
+      env=os.environ | dict(environment or {}),
       # A group of its own, in the same session: children are stopped with it, and should this
       # process be killed, the kernel ends the orphaned group.
       process_group=0,
     )
-    self._send(dataclasses.asdict(task))
+    kind = f"{type(task).__module__}:{type(task).__qualname__}"
+    self._send({"opener": opener, "kind": kind, "task": dataclasses.asdict(task)})
 
   def wait_until_ready(self) -> None:
     """Waits for the end of the warm-up, then stops the process.
@@ -90,6 +103,8 @@ class Side:
       last = "".join(self._errors.readlines()[-20:])
       raise RuntimeError(f"{self.name} ended with status {status}:\n{last}")
     answer: dict[str, Any] = json.loads(line)
+    if "missing" in answer:
+      raise UserError(f"{self.name} cannot be measured ({answer['missing']}): {self._install}")
     if "user_error" in answer:
       raise UserError(answer["user_error"])
     return answer

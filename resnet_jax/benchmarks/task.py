@@ -30,3 +30,7 @@ class InputTask:
   short_sides: tuple[int, int]
   config: dict[str, Any]
   jpegs: str = ""
+
+  def __post_init__(self) -> None:
+    """Makes a pair of what JSON has as a list."""
+    object.__setattr__(self, "short_sides", tuple(self.short_sides))

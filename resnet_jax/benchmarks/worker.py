@@ -1,7 +1,7 @@
-"""The process that one side is measured in: opens a stream of batches and times it when told to.
+"""The process that one side is measured in: opens its work and times it on request.
 
-It is told by lines of JSON on standard input (the task, then a measurement each) and answers each
-by one on standard output.
+Requests are lines of JSON on standard input (the task, then one for each measurement), and each is
+answered by one line on standard output.
 """
 
 import dataclasses
@@ -10,33 +10,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from resnet_jax.benchmarks import costs
-from resnet_jax.benchmarks.task import InputTask
+from resnet_jax.benchmarks.work import Work
 from resnet_jax.errors import UserError
 
-# From a task to an endless iterator that gives the number of images in each batch.
-Opener = Callable[[InputTask], Iterator[int]]
 
-# Imported only in the process of that side, so that none pays for another's libraries or threads.
-SIDES = {
-  "ours": "input_ours:batches",
-  "floor_eager": "input_tensorflow:decode_eagerly",
-  "floor_tf_data": "input_tensorflow:decode_in_tf_data",
-  "tf_data": "input_tensorflow:batches",
-  "tf_data_antialiased": "input_tensorflow:antialiased_batches",
-  "torch": "input_torch:batches",
-  "jpegs": "input_tensorflow:write_jpegs",
-}
-
-
-def main(side: str) -> None:
+def main() -> None:
   """Serves one side until standard input ends.
 
-  Args:
-    side: One of `SIDES`.
+  The first line holds `opener`, a function "module:name" from a task to `Work`; `kind`, the class
+  of the task in the same form; and `task`, its fields. The opener's module is imported here alone,
+  so that no side pays for another's libraries or threads.
   """
   # Libraries may print on standard output, so only this copy of it leads to the parent.
   with os.fdopen(os.dup(1), "w", buffering=1) as answers:
@@ -45,26 +31,22 @@ def main(side: str) -> None:
     def answer(**values: Any) -> None:
       answers.write(json.dumps(values) + "\n")
 
-    values = json.loads(sys.stdin.readline())
-    task = InputTask(**values | {"short_sides": tuple(values["short_sides"])})
+    request = json.loads(sys.stdin.readline())
     try:
-      stream = _opener(side)(task)
+      work: Work = _imported(request["opener"])(_imported(request["kind"])(**request["task"]))
       baseline = costs.resident_bytes()
       costs.forget_peak()
-      warm_up(stream, task.examples)
+      warm_up(work)
     except ImportError as error:
-      answer(user_error=f"{side} cannot be measured ({error}): {INSTALL}")
+      answer(missing=str(error))
       return
     except UserError as error:
       answer(user_error=str(error))
       return
     answer(ready=True)
     for line in sys.stdin:
-      measurement = measure(stream, **json.loads(line))
-      answer(**dataclasses.asdict(measurement), peak_growth=_growth(baseline))
-
-
-INSTALL = 'pip install "resnet_jax[tfds,torch]"'
+      measurement = measure(work, **json.loads(line))
+      answer(**dataclasses.asdict(measurement), peak_growth=_growth(baseline), **work.report())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,46 +68,49 @@ class Measurement:
   seconds_waited: float
 
 
-def warm_up(stream: Iterator[int], examples: int) -> None:
-  """One pass over the examples: fills the page cache, compiles, starts threads and workers."""
+def warm_up(work: Work) -> None:
+  """Does the work that comes before any measurement."""
   seen = 0
-  while seen < examples and (images := next(stream, None)) is not None:
+  while seen < work.warm_up and (images := next(work.batches, None)) is not None:
     seen += images
+  work.finish()
 
 
 def measure(
-  stream: Iterator[int], seconds: float, images: int | None = None, step_seconds: float = 0.0
+  work: Work, seconds: float, images: int | None = None, step_seconds: float = 0.0
 ) -> Measurement:
-  """Consumes whole batches and times them.
+  """Consumes whole batches and times them, from all begun work done to all begun work done.
 
   Args:
-    stream: Gives the number of images in each batch.
+    work: The work.
     seconds: For how long; at least one batch.
     images: How many at least, instead of `seconds`.
     step_seconds: How long the consumer's step takes after each batch. It sleeps, as a host does
       whose accelerator computes: the input has all cores for itself.
   """
-  # Not measured: the batches that were ready before we asked are the fruit of no measured time.
-  next(stream)
+  # Not measured: a batch that was read ahead before the request took no measured time, and the
+  # first one after a pause finds cold caches.
+  next(work.batches)
   time.sleep(step_seconds)
+  work.finish()
   count = steps = 0
   waited = 0.0
   cpu, start = costs.cpu_seconds(), time.perf_counter()
   while count < images if images else time.perf_counter() - start < seconds:
     asked = time.perf_counter()
-    count += next(stream)
+    count += next(work.batches)
     waited += time.perf_counter() - asked
     steps += 1
     if step_seconds:
       time.sleep(step_seconds)
+  work.finish()
   elapsed = time.perf_counter() - start
   return Measurement(count, steps, elapsed, costs.cpu_seconds() - cpu, waited)
 
 
-def _opener(side: str) -> Opener:
-  module, _, function = SIDES[side].partition(":")
-  opener: Opener = getattr(importlib.import_module(f"resnet_jax.benchmarks.{module}"), function)
-  return opener
+def _imported(reference: str) -> Any:
+  module, _, name = reference.partition(":")
+  return getattr(importlib.import_module(module), name)
 
 
 def _growth(baseline: int | None) -> int | None:

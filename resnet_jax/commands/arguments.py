@@ -36,9 +36,15 @@ def add_command(
 
 
 def add_benchmark(
-  parts: Any, name: str, execute: Execute, summary: str, description: str, epilog: str
+  parts: Any,
+  name: str,
+  execute: Execute,
+  summary: str,
+  description: str,
+  epilog: str,
+  takes_fields: bool = True,
 ) -> argparse.ArgumentParser:
-  """The parser of a part of `benchmark`; fields of a config may follow its arguments.
+  """The parser of a part of `benchmark`.
 
   Args:
     parts: Where argparse keeps the parsers of the parts.
@@ -47,6 +53,7 @@ def add_benchmark(
     summary: A line, without a full stop.
     description: What stands before the arguments in its help, as it is.
     epilog: What stands behind them.
+    takes_fields: Whether fields of a config may follow its arguments.
   """
   parser = parts.add_parser(
     name,
@@ -56,7 +63,7 @@ def add_benchmark(
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.set_defaults(command=execute, parser=parser, takes_fields=True)
+  parser.set_defaults(command=execute, parser=parser, takes_fields=takes_fields)
   parser.add_argument("--json-only", action="store_true", help="print the JSON object alone")
   return parser
 

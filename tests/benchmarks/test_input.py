@@ -13,9 +13,9 @@ import pytest
 
 from resnet_jax import cli
 from resnet_jax.benchmarks import worker
-from resnet_jax.benchmarks.input import PEERS
-from resnet_jax.benchmarks.side import Side
+from resnet_jax.benchmarks.input import PEERS, side
 from resnet_jax.benchmarks.task import InputTask
+from resnet_jax.benchmarks.work import Work
 from resnet_jax.errors import UserError
 
 FIGURES = {
@@ -107,9 +107,9 @@ def test_a_missing_peer_says_which_extras_to_install(benchmark, monkeypatch):
 
 
 def test_what_a_side_says_is_wrong_is_raised():
-  side = Side("ours", InputTask("tiny", None, 1, 1, 1, 8, (8, 8), {"dataset": "tiny"}))
-  with contextlib.closing(side), pytest.raises(UserError, match="unknown data set 'tiny'"):
-    side.wait_until_ready()
+  ours = side("ours", InputTask("tiny", None, 1, 1, 1, 8, (8, 8), {"dataset": "tiny"}))
+  with contextlib.closing(ours), pytest.raises(UserError, match="unknown data set 'tiny'"):
+    ours.wait_until_ready()
 
 
 def test_waiting_is_the_part_of_a_turn_that_the_steps_leave():
@@ -118,7 +118,7 @@ def test_waiting_is_the_part_of_a_turn_that_the_steps_leave():
       time.sleep(0.01)
       yield 2
 
-  measured = worker.measure(slow(), seconds=60, images=9, step_seconds=0.03)
+  measured = worker.measure(Work(slow()), seconds=60, images=9, step_seconds=0.03)
   assert (measured.images, measured.steps) == (10, 5)
   assert measured.seconds >= 5 * 0.04
   assert 5 * 0.01 <= measured.seconds_waited <= measured.seconds - 5 * 0.03
@@ -126,7 +126,7 @@ def test_waiting_is_the_part_of_a_turn_that_the_steps_leave():
 
 def test_a_turn_is_whole_batches_and_the_first_batch_is_not_measured():
   given = iter([100, 3, 3, 3, 3])
-  measured = worker.measure(given, seconds=60, images=7)
+  measured = worker.measure(Work(given), seconds=60, images=7)
   assert (measured.images, measured.steps) == (9, 3)
   assert next(given) == 3
 

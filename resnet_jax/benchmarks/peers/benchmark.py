@@ -1,0 +1,233 @@
+"""The benchmark beside PyTorch and Flax: which sides there are, and whose turn it is."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from resnet_jax import models
+from resnet_jax.benchmarks.machine import cores, describe_machine
+from resnet_jax.benchmarks.peers.summary import OURS, Round, summarize, table
+from resnet_jax.benchmarks.peers.task import MODES, Mode, PeerTask
+from resnet_jax.benchmarks.side import Side
+from resnet_jax.errors import UserError
+
+SIDES = {
+  OURS: "ours:work",
+  "flax": "plain_flax:work",
+  "torch": "plain_torch:eager",
+  "torch_compile": "plain_torch:compiled",
+}
+NETWORKS = ("resnet20", "resnet18", "resnet50")
+INSTALL = 'pip install "resnet_jax[torch]"'
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
+
+# Images in a batch where no number is given.
+_BATCH_SIZES = {"resnet18": 32}
+_CIFAR_BATCH_SIZE, _IMAGENET_BATCH_SIZE = 128, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class PeersBenchmark:
+  """What is measured, and for how long.
+
+  Attributes:
+    networks: Names of residual networks in the catalog.
+    modes: Training, inference or both.
+    sides: Some of `SIDES`; empty for all that are usual on the device: torch_compile on GPUs alone.
+    batch_size: Images in a batch; None for 128 (CIFAR), 32 (resnet18) or 16.
+    image_size: Height and width in pixels; None for the paper's.
+    dtype: Of the computation.
+    rounds: How many turns every side has in each of its processes.
+    seconds: How long a turn takes.
+    processes: How many times the sides are started anew.
+    minutes: After which nothing new is begun, once one side was started; None for no limit.
+  """
+
+  networks: Sequence[str] = NETWORKS
+  modes: Sequence[Mode] = MODES
+  sides: Sequence[str] = ()
+  batch_size: int | None = None
+  image_size: int | None = None
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  rounds: int = 5
+  seconds: float = 5.0
+  processes: int = 1
+  minutes: float | None = None
+
+
+def run_peers_benchmark(
+  benchmark: PeersBenchmark, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+  """Measures every network and mode, its sides in turns.
+
+  Args:
+    benchmark: What to measure.
+    say: Is given each line of progress, and the table.
+
+  Returns:
+    Figures that can be written as JSON; docs/performance.md explains each.
+
+  Raises:
+    UserError: A name is unknown, a network has no counterpart, or a side cannot run.
+  """
+  tasks = [
+    make_task(benchmark, network, mode)
+    for network in benchmark.networks
+    for mode in _modes(benchmark)
+  ]
+  for name in benchmark.sides:
+    if name not in SIDES:
+      raise UserError(f"no side is called {name!r}: there are {', '.join(SIDES)}")
+  load = os.getloadavg()[0]
+  sides, absent = _sides(benchmark, tasks[0])
+  for line in absent:
+    say(line)
+  turns = _Turns(benchmark, sides, say)
+  results = [summarize(task, rounds) for task in tasks if (rounds := turns.measure(task))]
+  for line in table(results):
+    say(line)
+  return {
+    "benchmark": "peers",
+    "dtype": benchmark.dtype,
+    "rounds": benchmark.rounds,
+    "processes": benchmark.processes,
+    "seconds": benchmark.seconds,
+    "results": results,
+    "absent": [*absent, *turns.absent],
+    "load_average_before": load,
+  } | describe_machine(_PACKAGES)
+
+
+def _modes(benchmark: PeersBenchmark) -> Sequence[Mode]:
+  for mode in benchmark.modes:
+    if mode not in MODES:
+      raise UserError(f"no mode is called {mode!r}: there are {', '.join(MODES)}")
+  return benchmark.modes
+
+
+def make_task(benchmark: PeersBenchmark, network: str, mode: Mode) -> PeerTask:
+  """What every side does, from the network's entry in the catalog.
+
+  Raises:
+    UserError: There is no such network, or the peers do not have its like.
+  """
+  try:
+    model = models.create(network)
+  except ValueError as error:
+    raise UserError(str(error)) from None
+  if not (
+    isinstance(model, models.ResNet) and model.order == "original" and model.shortcut in ("A", "B")
+  ):
+    raise UserError(
+      f"{network} is measured beside no peer: choose an original residual network, such as "
+      f"{', '.join(NETWORKS)}"
+    )
+  cifar = model.stem == "cifar"
+  usual = _CIFAR_BATCH_SIZE if cifar else _BATCH_SIZES.get(network, _IMAGENET_BATCH_SIZE)
+  return PeerTask(
+    network=network,
+    mode=mode,
+    batch_size=benchmark.batch_size or usual,
+    image_size=benchmark.image_size or models.image_shape(network)[0],
+    dtype=benchmark.dtype,
+    stage_sizes=model.stage_sizes,
+    width=model.width,
+    bottleneck=model.block == "bottleneck",
+    cifar=cifar,
+    shortcut=model.shortcut,
+    num_classes=model.num_classes,
+    threads=cores(),
+  )
+
+
+def _sides(benchmark: PeersBenchmark, task: PeerTask) -> tuple[list[str], list[str]]:
+  """The sides to measure, and a line for each reason why others are not."""
+  names = list(benchmark.sides)
+  if not names:
+    with contextlib.closing(_start("probe", "probe:work", task)) as probe:
+      probe.wait_until_ready()
+      platform = probe.measure(seconds=0, images=1)["platform"]
+    names = [name for name in SIDES if name != "torch_compile" or platform == "gpu"]
+  if importlib.util.find_spec("torch") is not None or not any("torch" in name for name in names):
+    return names, []
+  left = [name for name in names if "torch" not in name]
+  if not left:
+    raise UserError(f"PyTorch is not installed: {INSTALL}")
+  without = ", ".join(name for name in names if name not in left)
+  return left, [f"not measured: {without} (PyTorch is not installed: {INSTALL})"]
+
+
+class _Turns:
+  """Starts the sides and gives each its turns.
+
+  Attributes:
+    absent: A line for each side that did not start, and for what there was no time.
+  """
+
+  def __init__(self, benchmark: PeersBenchmark, names: Sequence[str], say: Callable[[str], None]):
+    self.absent: list[str] = []
+    self._benchmark, self._names, self._say = benchmark, names, say
+    self._end = time.monotonic() + 60 * (benchmark.minutes or math.inf)
+    self._measured_any = False
+
+  def measure(self, task: PeerTask) -> list[Round]:
+    """The answers of every side, in every round of every process."""
+    self._say(
+      f"{task.network}, {task.mode}: {task.batch_size} images of {task.image_size} pixels, "
+      f"{task.dtype}"
+    )
+    return [its for _ in range(self._benchmark.processes) for its in self._in_processes(task)]
+
+  def _in_processes(self, task: PeerTask) -> Iterator[Round]:
+    """The rounds of one process for each side."""
+    with contextlib.ExitStack() as stack:
+      sides = {}
+      for name in self._names:
+        if self._over(f"{task.network}, {task.mode}, {name}"):
+          continue
+        # One at a time: compiling takes all cores, and is timed.
+        side = stack.enter_context(contextlib.closing(_start(name, SIDES[name], task)))
+        try:
+          side.wait_until_ready()
+        except RuntimeError as error:
+          if name == OURS:
+            raise
+          self._leave_out(f"{task.network}, {task.mode}, {name} ({_last_line(error)})")
+          continue
+        sides[name] = side
+        self._measured_any = True
+      for number in range(self._benchmark.rounds if sides else 0):
+        if number and self._over(f"{task.network}, {task.mode}, round {number + 1}"):
+          return
+        measured = {
+          name: side.measure(seconds=self._benchmark.seconds) for name, side in sides.items()
+        }
+        rates = (f"{name} {its['images'] / its['seconds']:.1f}" for name, its in measured.items())
+        self._say(f"  round {number + 1}: {', '.join(rates)} images/s")
+        yield measured
+
+  def _over(self, what: str) -> bool:
+    """Whether there is no time left for more than what has begun."""
+    over = self._measured_any and time.monotonic() > self._end
+    if over:
+      self._leave_out(f"{what} (the time was up)")
+    return over
+
+  def _leave_out(self, what: str) -> None:
+    self.absent.append(f"not measured: {what}")
+    self._say(self.absent[-1])
+
+
+def _last_line(error: Exception) -> str:
+  return str(error).strip().splitlines()[-1]
+
+
+def _start(name: str, opener: str, task: PeerTask) -> Side:
+  # The sides share a GPU, whose memory JAX would take whole.
+  environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+  return Side(name, f"{__package__}.{opener}", task, INSTALL, environment)

@@ -1,0 +1,118 @@
+"""Our own side: the training step as `resnet-jax train` compiles it, and `evaluate`'s."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax import devices
+from resnet_jax.benchmarks.peers.jax_device import device_facts, parameter_count
+from resnet_jax.benchmarks.peers.repeated import repeat
+from resnet_jax.benchmarks.peers.task import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, PeerTask
+from resnet_jax.benchmarks.work import Work
+from resnet_jax.data.config import DataConfig, SyntheticConfig
+from resnet_jax.evaluation.metrics import MetricSums
+from resnet_jax.evaluation.scores import make_score_step, view_scorer
+from resnet_jax.models.config import ModelConfig
+from resnet_jax.training.build import Run, build_run
+from resnet_jax.training.config import Config, OptimizerConfig
+from resnet_jax.training.loop import compile_step
+from resnet_jax.training.restore import initial_state
+
+
+def work(task: PeerTask) -> Work:
+  """Training or inference of one batch, over all devices of this process."""
+  begun = time.perf_counter()
+  run = build(task)
+  state = initial_state(run)
+  batch = devices.shard(_batch(task))
+  key = devices.replicate(run.key)
+  jax.block_until_ready((state, batch))
+  facts = device_facts(jax.devices()) | {
+    "parameters": parameter_count(state.params),
+    "setup_seconds": time.perf_counter() - begun,
+  }
+  if task.mode == "inference":
+    score = make_score_step(_view, view_scorer(run.model), devices.AXIS)
+    classify = run.parallelize(score, batch_argument=2, arguments=4)
+    variables = state.variables
+    return repeat(
+      launch=lambda: classify(variables, {}, batch, key),
+      wait=jax.block_until_ready,
+      loss=lambda scored: None,
+      images=task.batch_size,
+      facts=facts,
+      device_memory=devices.peak_memory,
+    )
+  step = compile_step(run)
+
+  def launch() -> Any:
+    nonlocal state
+    state, sums = step(state, {}, batch, key)
+    return sums
+
+  def loss(sums: MetricSums) -> float:
+    if sums.weight != task.batch_size:
+      raise RuntimeError(f"a step has seen {sums.weight:.0f} of {task.batch_size} images")
+    return float(sums.loss / sums.weight)
+
+  return repeat(
+    launch=launch,
+    wait=jax.block_until_ready,
+    loss=loss,
+    images=task.batch_size,
+    facts=facts,
+    device_memory=devices.peak_memory,
+    settle=lambda: jax.block_until_ready(state),
+  )
+
+
+def build(task: PeerTask) -> Run:
+  """The run whose step is measured; its training view shows the batch as it is."""
+  overrides: dict[str, Any] = {"dtype": task.dtype}
+  if task.bottleneck:
+    overrides["stride_in"] = "3x3"
+  if not task.cifar:
+    overrides["pool_padding"] = (1, 1)
+  synthetic = SyntheticConfig(
+    train_examples=task.batch_size,
+    validation_examples=1,
+    image_size=task.image_size,
+    num_classes=task.num_classes,
+  )
+  config = Config(
+    model=ModelConfig(task.network, overrides),
+    data=DataConfig(dataset="synthetic", held_out=0, synthetic=synthetic),
+    optimizer=OptimizerConfig(
+      learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    ),
+    batch_size=task.batch_size,
+  )
+  run = build_run(config)
+  train = dataclasses.replace(run.dataset.splits["train"], view=_view)
+  dataset = dataclasses.replace(run.dataset, splits={"train": train})
+  return dataclasses.replace(run, dataset=dataset)
+
+
+def _view(
+  constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The batch as it is: no side decodes, normalises or augments."""
+  del constants, key
+  return batch["image"], batch["label"]
+
+
+def _batch(task: PeerTask) -> dict[str, np.ndarray]:
+  generator = np.random.default_rng(0)
+  shape = (task.batch_size, task.image_size, task.image_size, 3)
+  ones = np.ones(task.batch_size, np.float32)
+  return {
+    "image": generator.standard_normal(shape, np.float32),
+    "label": generator.integers(0, task.num_classes, task.batch_size, np.int32),
+    "example": np.arange(task.batch_size, dtype=np.int32),
+    "weight": ones,
+    "real": ones,
+  }
