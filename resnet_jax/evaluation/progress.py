@@ -26,7 +26,7 @@ class ScoringProgress:
     self._next_line = time.monotonic() + seconds
     if programs > 1:
       _say(
-        f"compiling {programs} programs, one for each shape of image; a larger --quantum takes fewer"
+        f"compiling {programs} programs, one for each image shape; a larger --quantum takes fewer"
       )
     self._bar = tqdm.tqdm(
       total=images,

