@@ -67,10 +67,8 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
 
   files = find_pictures(options.images)
   classifier = _open(options)
-  # Few pictures are no reason to compute many.
-  batch_size = min(options.batch_size, len(files))
   found = []
-  for one in predict(classifier, files, options.top, batch_size, decoding_threads(0)):
+  for one in predict(classifier, files, options.top, options.batch_size, decoding_threads(0)):
     found.append(one)
     if not isinstance(one, Prediction):
       print_unreadable(one)

@@ -15,7 +15,7 @@ import numpy as np
 from resnet_jax.data.config import Interpolation
 from resnet_jax.data.jpeg import decode_rows, show_part
 from resnet_jax.data.jpeg_header import read_frame
-from resnet_jax.data.pillow import decode_with_pillow
+from resnet_jax.data.pillow import decode_with_pillow, shape_with_pillow
 from resnet_jax.data.resample import resize_window, touched_part
 from resnet_jax.data.windows import Window
 
@@ -120,3 +120,15 @@ def decode_image(encoded: bytes | np.ndarray) -> np.ndarray:
   if frame is None or frame.components not in (1, 3):
     return decode_with_pillow(encoded)
   return decode_rows(encoded, frame, frame.height, 1)
+
+
+def image_shape(encoded: bytes | np.ndarray) -> tuple[int, int]:
+  """Height and width of an image, from its header alone.
+
+  Raises:
+    UndecodableError: If the bytes do not begin as an image does.
+  """
+  if isinstance(encoded, np.ndarray):
+    return encoded.shape[0], encoded.shape[1]
+  frame = read_frame(encoded)
+  return shape_with_pillow(encoded) if frame is None else (frame.height, frame.width)

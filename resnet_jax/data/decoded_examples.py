@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from resnet_jax.data.example_source import ExampleSource, UndecodableError
 from resnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # So many bad records are warned of one by one, and then the 16th, 32nd, 64th, …
 _WARNINGS = 8
@@ -80,13 +83,13 @@ class DecodedExamples:
     return batch
 
   def each(
-    self, examples: np.ndarray, show: Callable[[bytes | np.ndarray], np.ndarray]
-  ) -> list[tuple[np.ndarray | None, int]]:
-    """What `show` makes of each example, of any shape, and its label; None of what is no image.
+    self, examples: np.ndarray, show: Callable[[bytes | np.ndarray], T]
+  ) -> list[tuple[T | None, int]]:
+    """What `show` makes of each example, and its label; None of what is no image.
 
     Errors are those of a call.
     """
-    shown: list[tuple[np.ndarray | None, int]] = [(None, 0)] * len(examples)
+    shown: list[tuple[T | None, int]] = [(None, 0)] * len(examples)
 
     def decode(row: int, image: bytes | np.ndarray, label: int) -> None:
       shown[row] = show(image), label

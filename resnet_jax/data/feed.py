@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import itertools
+import math
 import sys
 from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
@@ -44,7 +45,7 @@ def training_batches(
     runs = [training_positions(seed, split.size, start, share, split.block) for start in starts]
     return split.fetch(*map(np.concatenate, zip(*runs, strict=True)))
 
-  yield from _ahead(fetch, itertools.count(first_step), split.batches_ahead(share * parts))
+  yield from ahead(fetch, itertools.count(first_step), split.batchesahead(share * parts))
 
 
 def evaluation_batches(
@@ -65,11 +66,24 @@ def evaluation_batches(
     batch = split.fetch(np.zeros_like(some), some) | {"real": np.ones(len(some), np.float32)}
     return {name: fill(array[: len(examples)], share) for name, array in batch.items()}
 
-  yield from _ahead(fetch, iter(range(0, split.size, batch_size)), split.batches_ahead(share))
+  yield from ahead(fetch, iter(range(0, split.size, batch_size)), split.batchesahead(share))
 
 
-def _ahead(call: Callable[[T], U], arguments: Iterator[T], count: int) -> Iterator[U]:
-  """As `map`, with `count` calls under way beyond the one that is waited for, each in a thread."""
+def even_batch_size(examples: int, most: float, multiple: int = 1) -> int:
+  """The size of batches into which examples go with the least filling, in as few as may be.
+
+  Args:
+    examples: How many there are.
+    most: The largest size, which is rounded up to a multiple.
+    multiple: Of what the size is a multiple.
+  """
+  units, largest = -(-examples // multiple), max(1, math.ceil(most / multiple))
+  batches = -(-units // largest)
+  return -(-units // batches) * multiple
+
+
+def ahead(call: Callable[[T], U], arguments: Iterator[T], count: int) -> Iterator[U]:
+  """Maps a function with `count` calls under way beyond the next result's, each in a thread."""
   if not count:
     yield from map(call, arguments)
     return

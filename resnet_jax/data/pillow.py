@@ -1,6 +1,8 @@
 """Decoding of any format that image data sets hold, with Pillow."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import PIL.Image
@@ -10,6 +12,20 @@ from resnet_jax.data.example_source import UndecodableError
 # Naming them keeps hostile or broken bytes from Pillow's other readers, some of which start other
 # programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+
+_ORIENTATION = 0x0112
+# Of TIFFs alone Pillow applies the orientation, which is ignored here as that of all others is. By
+# its number, what undoes it, and whether height and width change places.
+_TURNED_BACK = {
+  2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+  3: PIL.Image.Transpose.ROTATE_180,
+  4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+  5: PIL.Image.Transpose.TRANSPOSE,
+  6: PIL.Image.Transpose.ROTATE_90,
+  7: PIL.Image.Transpose.TRANSVERSE,
+  8: PIL.Image.Transpose.ROTATE_270,
+}
+_ACROSS = (5, 6, 7, 8)
 
 
 def decode_with_pillow(encoded: bytes, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -26,15 +42,46 @@ def decode_with_pillow(encoded: bytes, shape: tuple[int, int] | None = None) -> 
   Raises:
     UndecodableError: If the bytes are not a whole image.
   """
-  try:
-    image: PIL.Image.Image = PIL.Image.open(io.BytesIO(encoded), formats=FORMATS)
+  with _refusals():
+    image = _open(encoded)
+    turned = _TURNED_BACK.get(_tiff_orientation(image))
     if shape:
       image.draft(None, shape[::-1])
     image.load()
+    if turned is not None:
+      image = image.transpose(turned)
     if image.mode.startswith("I"):
       # Sixteen bits a pixel: Pillow's own conversion clips at 255 instead of dropping low bits.
       image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def shape_with_pillow(encoded: bytes) -> tuple[int, int]:
+  """Height and width of an image, from its header alone.
+
+  Raises:
+    UndecodableError: If the bytes do not begin as an image does.
+  """
+  with _refusals():
+    image = _open(encoded)
+    sides = image.height, image.width
+    return sides[::-1] if _tiff_orientation(image) in _ACROSS else sides
+
+
+def _tiff_orientation(image: PIL.Image.Image) -> int:
+  """How Pillow turns an image in loading it; 1 for not at all."""
+  return image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+
+
+def _open(encoded: bytes) -> PIL.Image.Image:
+  return PIL.Image.open(io.BytesIO(encoded), formats=FORMATS)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+  """Makes an `UndecodableError` of what Pillow raises within."""
+  try:
+    yield
   except PIL.UnidentifiedImageError:
     raise UndecodableError(f"none of {', '.join(FORMATS)}") from None
   except MemoryError:

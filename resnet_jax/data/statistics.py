@@ -8,6 +8,8 @@ here over the evaluation view: short side resized, centre crop.
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
+import logging
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,7 +22,11 @@ from resnet_jax.data.example_source import ExampleSource, UndecodableError
 from resnet_jax.data.windows import center_window
 from resnet_jax.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 _BLOCK = 64
+# So many records that are left out are warned of, one by one.
+_WARNINGS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,19 +111,23 @@ def compute_statistics(
   """
   count = min(len(source), max_examples or len(source))
   view = functools.partial(center_window, short_side=short_side, size=image_size)
+  warnings = itertools.count()
 
   def sum_block(start: int) -> _Sums:
     sums = _Sums.zero(image_size)
     block = range(start, min(start + _BLOCK, count))
-    for example in source.read_many([k * len(source) // count for k in block]):
+    numbers = [k * len(source) // count for k in block]
+    for number, example in zip(numbers, source.read_many(numbers), strict=True):
       if isinstance(example, OSError):
         raise example
       try:
         if isinstance(example, UndecodableError):
           raise example
         sums.add_image(decode_window(example[0], view, (image_size, image_size)))
-      except UndecodableError:
+      except UndecodableError as error:
         sums.undecodable += 1
+        if next(warnings) < _WARNINGS:
+          logger.warning("%s is left out (%s)", source.locate(number), error)
     return sums
 
   total = _Sums.zero(image_size)

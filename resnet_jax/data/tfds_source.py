@@ -103,7 +103,7 @@ class TfdsSource(ExampleSource):
     examples: list[Example | UndecodableError | OSError] = []
     for record in self._records.read_many(numbers):
       try:
-        examples.append(record if isinstance(record, OSError) else self._example(record))
+        examples.append(record if isinstance(record, Exception) else self._example(record))
       except UndecodableError as error:
         examples.append(error)
     return examples
@@ -116,7 +116,7 @@ class TfdsSource(ExampleSource):
     """One feature of bytes of many examples; raises as `read` does."""
     values = []
     for record in self._records.read_many(numbers):
-      if isinstance(record, OSError):
+      if isinstance(record, Exception):
         raise record
       values.append(self._parse(record)[feature].bytes_list.value[0])
     return values
@@ -140,7 +140,7 @@ class TfdsSource(ExampleSource):
 class _Records(Protocol):
   def __len__(self) -> int: ...
   def read(self, i: int) -> bytes: ...
-  def read_many(self, numbers: Sequence[int]) -> list[bytes | OSError]: ...
+  def read_many(self, numbers: Sequence[int]) -> list[bytes | OSError | UndecodableError]: ...
   def locate(self, i: int) -> tuple[str, int]: ...
 
 

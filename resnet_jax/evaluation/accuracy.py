@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from resnet_jax import devices
 from resnet_jax.data.dataset import Split, View
-from resnet_jax.data.feed import evaluation_batches, prefetch
+from resnet_jax.data.feed import evaluation_batches, even_batch_size, prefetch
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.metrics import MetricSums, metric_sums, summarize
 
@@ -57,13 +57,12 @@ class Evaluator:
     Args:
       model: A Linen module.
       split: What to measure on; its view should not be random.
-      batch_size: Examples at a time over all devices, rounded up to a multiple of them.
+      batch_size: Most examples at a time over all devices, rounded up to a multiple of them.
       key: The run's key.
       parallelize: `devices.parallelize`, or the same with other defaults.
     """
-    count = jax.device_count()
     self._split = split
-    self._batch_size = -(-min(batch_size, split.size) // count) * count
+    self._batch_size = even_batch_size(split.size, batch_size, jax.device_count())
     self._constants = devices.replicate(split.constants)
     self._key = devices.replicate(key)
     step = make_evaluation_step(split.view, model, devices.AXIS)

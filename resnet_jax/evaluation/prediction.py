@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from resnet_jax.data.example_source import UndecodableError
-from resnet_jax.data.feed import fill
+from resnet_jax.data.feed import even_batch_size, fill
 from resnet_jax.data.folder_source import EXTENSIONS
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.classifier import Classifier
@@ -80,7 +80,7 @@ def predict(
     classifier: The network.
     files: As `find_pictures` gives them.
     top: How many classes of each.
-    batch_size: Pictures at a time.
+    batch_size: Most pictures at a time; few are no reason to compute many.
     threads: Threads that read and decode, a batch ahead of the network.
 
   Yields:
@@ -100,6 +100,9 @@ def predict(
     except UndecodableError as error:
       return Unreadable(file, f"no whole picture ({error})")
 
+  if not files:
+    return
+  batch_size = even_batch_size(len(files), batch_size)
   with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode") as executor:
     following = [executor.submit(read, file) for file in files[:batch_size]]
     for start in range(0, len(files), batch_size):

@@ -6,7 +6,6 @@ no sense, and then gives the passes through a split whose scores are to be avera
 
 import dataclasses
 import functools
-import math
 from typing import Literal, get_args
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 
 from resnet_jax.data.config import Interpolation, StreamingConfig
 from resnet_jax.data.dataset import Dataset, Split
-from resnet_jax.data.feed import evaluation_batches
+from resnet_jax.data.feed import evaluation_batches, even_batch_size
 from resnet_jax.errors import UserError
 from resnet_jax.evaluation.scores import Pass, dense_scorer, view_scorer
 from resnet_jax.models import Network
@@ -128,10 +127,7 @@ def make_passes(
   # In pixels, of which memory is a multiple.
   pixels = batch_size * own.image_size**2
   if protocol.name == "dense":
-    return [
-      _dense_pass(split, model, protocol, short_side, pixels, own.interpolation)
-      for short_side in protocol.short_sides
-    ]
+    return _dense_passes(split, model, protocol, pixels, own.interpolation)
   (short_side,) = protocol.short_sides
   settings = dataclasses.replace(own, image_size=protocol.crop, short_side_evaluation=short_side)
   views = pixels / protocol.crop**2
@@ -140,43 +136,38 @@ def make_passes(
   return [_pass(center_crops(split, settings), model, views)]
 
 
-def _dense_pass(
-  split: Split,
-  model: Network,
-  protocol: Protocol,
-  short_side: int,
-  pixels: float,
-  interpolation: Interpolation,
-) -> Pass:
-  from resnet_jax.data.evaluation_views import plain_view, whole_image_batches
+def _dense_passes(
+  split: Split, model: Network, protocol: Protocol, pixels: float, interpolation: Interpolation
+) -> list[Pass]:
+  from resnet_jax.data.evaluation_views import plain_view
+  from resnet_jax.data.whole_images import group_by_shape, stored_shapes, whole_image_batches
 
   # Of other sizes than the mean image: from all of them, also from one of its size, its colour is
   # subtracted.
   mean = np.asarray(split.constants["mean"])
   constants = {**split.constants, "mean": mean.mean((0, 1)) if mean.ndim > 1 else mean}
+  stored = stored_shapes(split)
 
-  def batch_size(height: int, width: int) -> int:
-    return _whole_batch(pixels / (2 * height * width))  # Each image twice, once mirrored.
+  def most(height: int, width: int) -> float:
+    return pixels / (2 * height * width)  # Each image twice, once mirrored.
 
-  quantum = protocol.quantum or QUANTUM
-  return Pass(
-    name=split.name,
-    size=split.size,
-    batches=functools.partial(
-      whole_image_batches, split, short_side, quantum, batch_size, interpolation
-    ),
-    constants=constants,
-    view=plain_view,
-    score=dense_scorer(model, protocol.crop or PAPER_VIEW),
-  )
+  def make_pass(short_side: int) -> Pass:
+    quantum = protocol.quantum or QUANTUM
+    groups = group_by_shape(stored, short_side, quantum, most, jax.device_count())
+    return Pass(
+      name=split.name,
+      size=split.size,
+      batches=functools.partial(whole_image_batches, split, groups, interpolation),
+      constants=constants,
+      view=plain_view,
+      score=dense_scorer(model, protocol.crop or PAPER_VIEW),
+      programs=len(groups),
+    )
+
+  return [make_pass(short_side) for short_side in protocol.short_sides or ()]
 
 
-def _pass(split: Split, model: Network, batch_size: float) -> Pass:
-  batches = functools.partial(evaluation_batches, split, _whole_batch(min(batch_size, split.size)))
+def _pass(split: Split, model: Network, views: float) -> Pass:
+  batch_size = even_batch_size(split.size, views, jax.device_count())
+  batches = functools.partial(evaluation_batches, split, batch_size)
   return Pass(split.name, split.size, batches, split.constants, split.view, view_scorer(model))
-
-
-def _whole_batch(examples: float) -> int:
-  """At least so many examples that all devices have equally many, and one each."""
-  count = jax.device_count()
-  return max(1, math.ceil(examples / count)) * count

@@ -32,6 +32,7 @@ class Pass:
     view: What the network is shown.
     score: `score(variables, images)`, pure -> (N, classes): the logarithms of the scores, up to a
       constant of each example's own.
+    programs: How many shapes the batches have, for each of which a program is compiled.
   """
 
   name: str
@@ -40,6 +41,7 @@ class Pass:
   constants: Any
   view: View
   score: Callable[[Any, jax.Array], jax.Array]
+  programs: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +134,7 @@ def score_split(
   key: jax.Array,
   parallelize: Callable[..., Any] = devices.parallelize,
   advance: Callable[[int], Any] = lambda examples: None,
+  compiling: Callable[[], Any] = lambda: None,
 ) -> Scores:
   """The mean scores of all passes, on all devices.
 
@@ -140,7 +143,8 @@ def score_split(
     variables: `params` and `batch_stats`, replicated.
     key: The run's key.
     parallelize: `devices.parallelize`, or the same with other defaults.
-    advance: Told after each batch how many examples it held.
+    advance: Called after each batch with the number of its examples.
+    compiling: Called before the first batch of each shape, for which a program is compiled.
 
   Raises:
     RuntimeError: A pass did not see every example once.
@@ -153,7 +157,7 @@ def score_split(
   total: np.ndarray | None = None
   for one in passes:
     seen = np.zeros(size, int)
-    for batch in _scored(one, variables, key, parallelize):
+    for batch in _scored(one, variables, key, parallelize, compiling):
       real = batch["real"] > 0
       example = batch["example"][real]
       # In float64 normalising keeps the order of any two float32 logits.
@@ -198,7 +202,11 @@ def mean_scores(members: Iterable[Scores]) -> Scores:
 
 
 def _scored(
-  one: Pass, variables: Any, key: jax.Array, parallelize: Callable[..., Any]
+  one: Pass,
+  variables: Any,
+  key: jax.Array,
+  parallelize: Callable[..., Any],
+  compiling: Callable[[], Any],
 ) -> Iterator[dict[str, np.ndarray]]:
   """The results of a pass on the host, one batch behind the devices."""
   step = parallelize(
@@ -206,7 +214,12 @@ def _scored(
   )
   constants, key = devices.replicate((one.constants, key))
   under_way: Any = None
+  compiled: set[Any] = set()
   for batch in prefetch(one.batches(), devices.shard):
+    shapes = tuple(array.shape for array in batch.values())
+    if shapes not in compiled:
+      compiled.add(shapes)
+      compiling()
     following = step(variables, constants, batch, key)
     if under_way is not None:
       yield jax.device_get(under_way)

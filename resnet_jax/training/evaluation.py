@@ -3,13 +3,11 @@
 import dataclasses
 import functools
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tqdm
 from flax.errors import FlaxError
 
 from resnet_jax import devices
@@ -20,6 +18,7 @@ from resnet_jax.data.preprocessing import with_preprocessing
 from resnet_jax.data.sources import open_dataset
 from resnet_jax.data.split_sources import FOLDER
 from resnet_jax.errors import UserError
+from resnet_jax.evaluation.progress import ScoringProgress
 from resnet_jax.evaluation.protocols import Protocol, make_passes, resolve
 from resnet_jax.evaluation.scores import Scores, score_split
 from resnet_jax.models import Network
@@ -97,18 +96,13 @@ class Member:
     return origin.workdir if isinstance(origin, RunOrigin) else origin.directory
 
   def score(self) -> Scores:
-    """The scores of all examples, with a progress bar on a terminal."""
+    """Scores all examples, and shows the progress on standard error."""
     passes = make_passes(self.protocol, self.split, self.streaming, self.model, self.batch_size)
-    bar = tqdm.tqdm(
-      total=len(passes) * self.split.size,
-      unit=" images",
-      unit_scale=True,
-      dynamic_ncols=True,
-      leave=False,
-      disable=not sys.stderr.isatty(),
-    )
-    with bar:
-      return score_split(passes, self.variables, self.key, self.parallelize, bar.update)
+    programs = sum(one.programs for one in passes)
+    with ScoringProgress(len(passes) * self.split.size, programs) as progress:
+      return score_split(
+        passes, self.variables, self.key, self.parallelize, progress.advance, progress.compiling
+      )
 
 
 def open_run(

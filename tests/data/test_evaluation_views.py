@@ -14,6 +14,7 @@ from resnet_jax.data import (
   evaluation_batches,
   evaluation_views,
   open_dataset,
+  whole_images,
 )
 
 
@@ -71,10 +72,10 @@ def test_a_resident_set_has_no_ten_crops():
 @pytest.mark.parametrize("short_side", [20, 28, 40, 64])
 def test_whole_images_have_the_short_side_asked_for(short_side):
   for i in range(8):
-    got = evaluation_views.whole_image(picture(i), short_side)
+    got = whole_images.whole_image(picture(i), short_side)
     assert min(got.shape[:2]) == short_side
     assert np.abs(got.astype(int) - with_pillow(i, short_side)).max() <= 1
-    again = evaluation_views.whole_image(decode.decode_image(picture(i)), short_side)
+    again = whole_images.whole_image(decode.decode_image(picture(i)), short_side)
     np.testing.assert_array_equal(again, got)
 
 

@@ -11,7 +11,6 @@ from pictures import noise
 
 from resnet_jax.data import DataConfig, StreamingConfig, open_dataset
 from resnet_jax.data.decode import decode_window, decode_windows
-from resnet_jax.data.evaluation_views import whole_image
 from resnet_jax.data.preprocessing import (
   Preprocessing,
   imagenet_preprocessing,
@@ -19,6 +18,7 @@ from resnet_jax.data.preprocessing import (
   with_preprocessing,
 )
 from resnet_jax.data.resident import resident_dataset
+from resnet_jax.data.whole_images import whole_image
 from resnet_jax.data.windows import center_window, five_windows
 from resnet_jax.errors import UserError
 

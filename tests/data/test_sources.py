@@ -10,7 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from resnet_jax.data import DATASETS, DataConfig, SyntheticConfig, open_dataset, resident_dataset
-from resnet_jax.data.dataset import examples_fingerprint
+from resnet_jax.data.dataset import examples_fingerprint, fingerprint, require_same_data
 from resnet_jax.data.sources import digits, hold_out
 from resnet_jax.errors import UserError
 
@@ -116,6 +116,23 @@ def test_examples_have_a_fingerprint_of_their_own_whatever_is_shown_of_them():
     return examples_fingerprint(open_dataset(config, seed).splits["validation"])
 
   assert fingerprint() == fingerprint(mean="channel") != fingerprint(seed=1)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+def test_the_labels_are_part_of_a_data_set_s_identity(prepared, dataset):
+  opened = open_dataset(DataConfig(dataset, str(prepared)), 0)
+  saved = fingerprint(opened)
+  for name, split in opened.splits.items():
+    labels = np.asarray(split.constants["labels"]).copy()
+    first, second = 0, int(np.argmax(labels != labels[0]))
+    labels[[first, second]] = labels[[second, first]]
+    changed = dataclasses.replace(split, constants={**split.constants, "labels": labels})
+    other = dataclasses.replace(opened, splits={**opened.splits, name: changed})
+    assert examples_fingerprint(changed) != examples_fingerprint(split)
+    found = fingerprint(other)
+    assert {each for each in saved if saved[each] != found[each]} == {name}
+    with pytest.raises(UserError, match=f"the {name} split of {dataset} is not the one"):
+      require_same_data(other, saved)
 
 
 def test_prepared_sets_open_as_written_in_the_official_order(prepared):

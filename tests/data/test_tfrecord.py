@@ -9,14 +9,47 @@ import pytest
 
 from resnet_jax.data import tfrecord
 from resnet_jax.data.data_folder import LocalFolder
+from resnet_jax.data.example_source import UndecodableError
 from resnet_jax.errors import UserError
 
 
+def crc32c_table():
+  """CRC-32C of each byte, by the definition: RFC 3720, section 12.1, bits reversed."""
+  for byte in range(256):
+    crc = byte
+    for _ in range(8):
+      crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    yield crc
+
+
+TABLE = tuple(crc32c_table())
+
+
+def masked_crc(data: bytes) -> int:
+  """TensorFlow's masked CRC-32C, a byte at a time."""
+  crc = 0xFFFFFFFF
+  for byte in data:
+    crc = crc >> 8 ^ TABLE[(crc ^ byte) & 0xFF]
+  crc ^= 0xFFFFFFFF
+  return ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
+
+
+def encoded(record: bytes) -> bytes:
+  length = struct.pack("<Q", len(record))
+  return b"".join(
+    (length, struct.pack("<I", masked_crc(length)), record, struct.pack("<I", masked_crc(record)))
+  )
+
+
 def write_records(path: pathlib.Path, records: list[bytes]) -> pathlib.Path:
-  with path.open("wb") as file:
-    for record in records:
-      file.write(struct.pack("<QI", len(record), 0) + record + struct.pack("<I", 0))
+  path.write_bytes(b"".join(map(encoded, records)))
   return path
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+  changed = bytearray(content)
+  changed[bit // 8] ^= 1 << bit % 8
+  return bytes(changed)
 
 
 @pytest.fixture
@@ -103,7 +136,7 @@ def test_a_file_that_is_cut_short_is_named(shards, cut):
   folder, names, _ = shards
   path = folder.path / names[2]
   path.write_bytes(path.read_bytes()[:-cut])
-  with pytest.raises(UserError, match="part-2 is damaged or cut short"):
+  with pytest.raises(UserError, match=r"part-2 is cut short.* prepare the data set again"):
     tfrecord.build_index(folder, names)
 
 
@@ -159,6 +192,46 @@ def test_an_error_of_one_record_costs_no_other(shards):
   assert results[:-1] == records[:-1]
   assert isinstance(results[-1], OSError)
   assert "record 39 of" in str(results[-1])
+
+
+def test_checksums_are_those_of_the_standard():
+  # RFC 3720, appendix B.4.
+  assert masked_crc(b"123456789") == tfrecord.masked_crc(b"123456789")
+  unmasked = tfrecord.masked_crc(b"123456789") - 0xA282EAD8 & 0xFFFFFFFF
+  assert (unmasked >> 17 | unmasked << 15) & 0xFFFFFFFF == 0xE3069283
+
+
+def test_each_single_flipped_bit_is_noticed_in_its_record_and_no_other(tmp_path):
+  records = [b"first", b"", b"the third record"]
+  content = write_records(tmp_path / "part", records).read_bytes()
+  folder = LocalFolder(tmp_path)
+  reader = open_reader(folder, ["part"])
+  ends = np.cumsum([len(encoded(record)) for record in records])
+  for bit in range(8 * len(content)):
+    (tmp_path / "part").write_bytes(flipped(content, bit))
+    found, hit = reader.read_many(range(3)), int(np.searchsorted(ends, bit // 8, side="right"))
+    start = ends[hit] - len(encoded(records[hit]))
+    what = "length" if bit // 8 - start < 12 else "data"
+    for i in range(3):
+      if i != hit:
+        assert found[i] == records[i]
+    assert isinstance(found[hit], UndecodableError)
+    assert str(found[hit]).startswith(f"its {what} does not fit")
+    assert f"after byte {start}." in str(found[hit]) and "Copy the file again" in str(found[hit])
+    with pytest.raises(UndecodableError):
+      reader.read(hit)
+
+
+def test_the_walk_notices_each_flipped_bit_of_a_length_or_its_checksum(tmp_path):
+  records = [b"first", b"", b"the third record"]
+  content = write_records(tmp_path / "part", records).read_bytes()
+  starts = np.cumsum([0, *(len(encoded(record)) for record in records)])
+  for i in range(3):
+    for bit in range(8 * int(starts[i]), 8 * int(starts[i] + 12)):
+      (tmp_path / "part").write_bytes(flipped(content, bit))
+      place = rf"part is damaged at byte {starts[i]}: the length of record {i}.* prepare"
+      with pytest.raises(UserError, match=place):
+        tfrecord.build_index(LocalFolder(tmp_path), ["part"])
 
 
 def test_a_number_out_of_range_is_an_index_error(shards):

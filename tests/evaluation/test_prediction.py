@@ -70,6 +70,8 @@ def test_predictions_are_the_softmax_of_each_picture_in_order_whatever_the_batch
   files = find_pictures([str(folder), str(folder / "absent.png")])
   found = list(predict(classifier(network), files, 3, batch_size))
   assert len(network.shapes) == 1
+  # No more are computed than the fewest batches of equal size take.
+  assert {shape[0] for shape in network.shapes} == {{1: 1, 2: 2, 3: 3, 100: 5}[batch_size]}
   assert [one.file for one in found] == files
   for one in found:
     if not one.file.lower().endswith("png") or "absent" in one.file:
