@@ -4,11 +4,10 @@ chex silently skips the pmap variant of a test where there is one device, and th
 batch norm, evaluation and the step across devices need more than one. XLA reads its flags when jax
 makes its first backend, so they are set here, before any test imports jax.
 
-Most of the time of the tests is that of compiling. So programs are compiled without LLVM's costly
-optimisations, by the emitter of fusions that takes a quarter of the time of the other, and each as
-one module of LLVM instead of 32, none of which changes a result that a test looks at; a cache of
-this session's own lets each be compiled once, whichever tests and processes need it; and what a
-file has compiled is dropped behind it, or the process would grow to gigabytes.
+Most of the time of the tests is that of compiling. So XLA's options for quick compilation are set,
+none of which changes a result that a test looks at; a cache of this session's own lets each program
+be compiled once, whichever tests and processes need it; and what a file has compiled is dropped
+after it, or the process would grow to gigabytes.
 """
 
 import atexit
@@ -16,28 +15,50 @@ import logging
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import tempfile
 
 DEVICES = 4
 _DEVICE_COUNT = "--xla_force_host_platform_device_count"
 
-# An XLA that no longer knows one of them ends the process and names it.
+# Each only where the installed XLA knows it.
 _QUICK_COMPILATION = (
-  "--xla_backend_optimization_level=0",
-  "--xla_cpu_use_fusion_emitters=false",
-  "--xla_cpu_parallel_codegen_split_count=1",
+  "--xla_backend_optimization_level=0",  # without LLVM's costly optimisations
+  "--xla_cpu_parallel_codegen_split_count=1",  # one module of LLVM instead of 32
+  "--xla_cpu_use_fusion_emitters=false",  # XLA of JAX 0.10: the emitter that is four times as quick
 )
 
-_flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICE_COUNT)]
-os.environ["XLA_FLAGS"] = " ".join([*_QUICK_COMPILATION, *_flags, f"{_DEVICE_COUNT}={DEVICES}"])
-# Or a machine with one GPU would be back at one device; JAX_PLATFORMS from outside still wins.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # else this is a worker of a parallel session
+def _known_to_xla(flags: tuple[str, ...]) -> list[str]:
+  """Returns the flags that the installed XLA knows: it ends a process that sets any other.
+
+  One process asks about all: before it ends, XLA lists the unknown ones.
+  """
+  asked = subprocess.run(
+    [sys.executable, "-c", "import jax; jax.devices()"],
+    env=os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if asked.returncode == 0:
+    return [*flags]
+  unknown = asked.stderr.partition("Unknown flags in XLA_FLAGS:")[2].split()
+  return [flag for flag in flags if flag not in unknown] if unknown else []
+
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # else the session's first process has set them
+  _flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICE_COUNT)]
+  _flags = [*_known_to_xla(_QUICK_COMPILATION), *_flags, f"{_DEVICE_COUNT}={DEVICES}"]
+  os.environ["XLA_FLAGS"] = " ".join(_flags)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   _cache = tempfile.TemporaryDirectory(prefix="resnet_jax-tests-", ignore_cleanup_errors=True)
   atexit.register(_cache.cleanup)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Or a machine with one GPU would be back at one device; JAX_PLATFORMS from outside still wins.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import chex  # noqa: E402
 import jax  # noqa: E402
