@@ -252,6 +252,10 @@ def test_a_sweep_that_is_told_to_stop_lets_its_runs_save_ends_with_75_and_goes_o
   assert "run 001 (seed=1, learning_rate=0.5): saved" in out
   assert "resnet-jax: stopped; run the same command to go on" in err
   assert states(second.parent)[1] != "finished"
+  runs = json.loads((second.parent / "sweep.json").read_text())["runs"]
+  for name, run in zip(("000", "001"), runs, strict=True):
+    # That of the stand-in is of no network that there is.
+    (second.parent / name / "config.json").write_text(json.dumps(run["config"]))
   status, out, err = sweep(lambda: None)
   assert status == 0, out + err
   assert states(second.parent) == ["finished", "finished"]

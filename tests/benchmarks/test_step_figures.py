@@ -1,13 +1,14 @@
 """The speeds that runs and the benchmark of the step publish, of steps of a known length.
 
 A callback within the compiled step sleeps on one of the four devices; the others wait for it where
-gradients are summed. So a step takes at least as long, however fast or busy the machine is: a rate
-that is too high is a wrong one. How much longer it takes is bounded loosely.
+gradients are summed. So a step takes at least as long, and the callback notes when each one ends:
+what is published has to agree with that, however busy the machine is.
 """
 
 import dataclasses
 import itertools
 import json
+import time
 import types
 
 import jax
@@ -37,16 +38,21 @@ CONFIG = Config(
 )
 
 
-def sleepy_run(config):
-  """A run whose training steps take `SECONDS` on one device, and next to nothing on the others."""
-  import time
+@pytest.fixture
+def ends() -> list[float]:
+  """When the sleep of each step that was run has ended."""
+  return []
 
+
+def sleepy_run(config, ends):
+  """A run whose training steps take `SECONDS` on one device, and next to nothing on the others."""
   run = build_run(config)
   train = run.dataset.splits["train"]
 
   def sleep(device):
     if device == 0:
       time.sleep(SECONDS)
+      ends.append(time.monotonic())
     return np.float32(0)
 
   def view(constants, batch, key):
@@ -59,32 +65,35 @@ def sleepy_run(config):
   return dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, splits=splits))
 
 
-def test_the_images_a_second_of_a_run_are_those_of_all_devices_together(tmp_path, capfd):
+def test_the_images_a_second_of_a_run_are_those_of_all_devices_together(tmp_path, capfd, ends):
   assert jax.device_count() == 4
-  fit(sleepy_run(CONFIG), tmp_path)
+  fit(sleepy_run(CONFIG, ends), tmp_path)
   lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
   rates = [r["images_per_second"] for r in lines if r["split"] == "train"]
-  # After 4, 8, 12 and 13 steps: the first step, which is compiled, counts for none.
+  # After 4, 8, 12 and 13 steps. The first step, which is compiled, counts for none; nor does what
+  # is done between two windows, and so the rate may be above that of the clock, but for the first.
+  clock = [BATCH * n / (ends[last] - ends[last - n]) for n, last in ((3, 3), (4, 7), (4, 11))]
   assert len(rates) == 4
-  most = BATCH / SECONDS
-  assert all(rate <= 1.001 * most for rate in rates), (rates, most)
-  assert max(rates) >= 0.85 * most, (rates, most)
+  assert rates[0] == pytest.approx(clock[0], rel=0.2)
+  assert all(rate >= 0.75 * least for rate, least in zip(rates, clock, strict=False)), clock
+  assert all(rate <= 1.01 * BATCH / SECONDS for rate in rates)
   shown = [line for line in capfd.readouterr().out.splitlines() if "train loss" in line]
   assert [line.split("  ")[3] for line in shown] == [f"{rate:,.0f} images/s" for rate in rates]
 
 
-def test_a_step_alone_and_in_a_run_takes_as_long_as_it_sleeps(monkeypatch):
-  monkeypatch.setattr(step_benchmark, "build_run", sleepy_run)
+def test_a_step_takes_as_long_as_it_sleeps_alone_and_in_a_run(monkeypatch, ends):
+  monkeypatch.setattr(step_benchmark, "build_run", lambda config: sleepy_run(config, ends))
   monkeypatch.setattr(Checkpoints, "save", lambda *_: None)  # Which takes as long as a few steps.
-  steps = 4
+  steps, warm_up = 4, 10
+  assert steps <= STEPS_IN_FLIGHT  # Not waited for at the end, all of them would take no time.
   benchmark = StepBenchmark(CONFIG, steps=steps, rounds=2, log_every=2, save_every=2)
   said = []
   result = run_step_benchmark(benchmark, said.append)
-  # Were the steps in flight at the end not waited for, it would be 0; those at the beginning, twice
-  # as much. One step more or less is a quarter.
-  assert steps <= STEPS_IN_FLIGHT
-  for name in ("step_ms", "step_ms_in_run"):
-    assert 0.999 * 1e3 * SECONDS <= result[name] <= 1.24 * 1e3 * SECONDS, result
+  turns = np.reshape(ends, (2, 2, warm_up + steps))  # of each round, alone and in a run
+  # One step more or less would be a quarter.
+  alone, in_run = np.median(turns[..., -1] - turns[..., -1 - steps], 0) / steps * 1e3
+  assert result["step_ms"] == pytest.approx(alone, rel=0.15)
+  assert result["step_ms_in_run"] == pytest.approx(in_run, rel=0.15)
   assert result["images_per_second"] == pytest.approx(1e3 * BATCH / result["step_ms_in_run"], 1e-3)
   assert result["batch_size"] == BATCH
   assert result["devices"].startswith("4 x ")
