@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from interrupted import Interrupted
 from one_device import ONE_DEVICE
 
 pytest.importorskip("s3fs", reason="the store is reached with s3fs, of resnet_jax[bucket]")
@@ -20,6 +21,8 @@ pytest.importorskip("moto", reason="the store is moto's server, of resnet_jax[de
 
 import object_store
 from test_processes import records
+
+from resnet_jax.run.checkpoints import Checkpoints
 
 FIELDS = (
   *("--config.model.stage_sizes", "1", "--config.model.width=4", "--config.batch_size=32"),
@@ -49,7 +52,7 @@ def host(monkeypatch, tmp_path):
 
 
 def test_data_logs_and_checkpoints_in_a_bucket_move_from_machine_to_machine(
-  bucket, host, tmp_path, call_here
+  bucket, host, tmp_path, call_here, monkeypatch
 ):
   pytest.importorskip("tensorflow_datasets")
   sys.path.insert(0, str(pathlib.Path(__file__).parent / "data"))
@@ -69,18 +72,21 @@ def test_data_logs_and_checkpoints_in_a_bucket_move_from_machine_to_machine(
   fields = [f"--config.data.streaming.{name}={value}" for name, value in views.items()]
   fields += ["--config.data.dataset=shapes", "--config.data.held_out=16", *FIELDS]
 
-  def train(workdir, data, own, length):
+  def train(workdir, data, own, length, status=0):
     lies = (f"--config.data.data_dir={data}", f"--config.data.prepared_dir={own}")
     where = ("--config", "digits", "--workdir", workdir, *lies, *fields)
-    status, out, err = call_here("train", *where, f"--config.length={length}steps")
-    assert status == 0, err
+    found, out, err = call_here("train", *where, f"--config.length={length}steps")
+    assert found == status, err
     return out
 
   host("one")
-  train(f"{bucket}/runs/a", f"{bucket}/data", f"{bucket}/own", 8)
+  # The machine is taken away: all that is saved is in the bucket when the command ends.
+  with monkeypatch.context() as patch:
+    Interrupted(patch, Checkpoints, "save")
+    train(f"{bucket}/runs/a", f"{bucket}/data", f"{bucket}/own", 16, status=75)
   host("two")
   out = train(f"{bucket}/runs/a", f"{bucket}/data", f"{bucket}/own", 16)
-  assert "resumed after step 8 of 16" in out
+  assert "resumed after step 5 of 16" in out
   train(tmp_path / "local", tmp_path / "data", tmp_path / "own", 16)
   host("three")
   status, out, err = call_here("evaluate", "--workdir", f"{bucket}/runs/a", "--split", "test")

@@ -1,6 +1,7 @@
 """The command `sweep`, as a user has it; its launchers without training are in tests/launch."""
 
 import csv
+import functools
 import importlib.util
 import json
 import os
@@ -10,12 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import yaml
 from one_device import ONE_DEVICE
 
+from resnet_jax.launch import local
 from resnet_jax.run.lock import locked
 from resnet_jax.run.records import read_records
 
@@ -193,6 +196,70 @@ def test_runs_are_trained_and_not_repeated_and_one_that_fails_leaves_the_rest(tm
   assert finished(tmp_path / "W") == before
   assert [row["state"] for row in rows(tmp_path / "W")] == ["finished", "failed"]
   assert (tmp_path / "W" / "summary.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def under_way(tmp_path, call_here, monkeypatch):
+  """Sweeps two runs of a stand-in: the second one waits, and then something is done to it."""
+  stub = (sys.executable, "-S", str(pathlib.Path(__file__).parent / "launch" / "stub_train.py"))
+  monkeypatch.setattr(local, "Local", functools.partial(local.Local, program=stub))
+  file = write(tmp_path, "range(2)", ', "optimizer.learning_rate": (0.1, 0.5)[s]')
+  second = tmp_path / "W" / "001"
+
+  def act(what) -> None:
+    end = time.monotonic() + 300
+    while not (second / "metrics.jsonl").exists() and time.monotonic() < end:
+      time.sleep(0.01)
+    if (second / "metrics.jsonl").exists():
+      what()
+
+  def under_way(what) -> tuple[int, str, str]:
+    thread = threading.Thread(target=act, args=(what,))
+    thread.start()
+    found = call_here("sweep", file, "--workdir", tmp_path / "W", "--parallel", 2)
+    thread.join()
+    return found
+
+  return under_way, second
+
+
+def states(directory: pathlib.Path) -> list[str]:
+  return [row["state"] for row in rows(directory)]
+
+
+def starts(run: pathlib.Path) -> list[int]:
+  return [int(line.split()[0]) for line in (run / "starts").read_text().splitlines()]
+
+
+def test_a_run_that_is_pre_empted_is_started_again_and_the_sweep_is_whole(under_way):
+  sweep, second = under_way
+  status, out, err = sweep(lambda: os.kill(starts(second)[0], signal.SIGTERM))
+  assert status == 0, out + err
+  assert "run 001 (seed=1, learning_rate=0.5): waiting, status 75: start 1; it is started" in out
+  assert "run 001 (seed=1, learning_rate=0.5): finished" in out
+  assert states(second.parent) == ["finished", "finished"]
+  assert [len(starts(run)) for run in (second.parent / "000", second)] == [1, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_told_to_stop_lets_its_runs_save_ends_with_75_and_goes_on(
+  number, under_way
+):
+  sweep, second = under_way
+  status, out, err = sweep(lambda: os.kill(os.getpid(), number))
+  assert status == 75, out + err
+  assert (second / "saved").exists()
+  assert "run 001 (seed=1, learning_rate=0.5): saved" in out
+  assert "resnet-jax: stopped; run the same command to go on" in err
+  assert states(second.parent)[1] != "finished"
+  runs = json.loads((second.parent / "sweep.json").read_text())["runs"]
+  for name, run in zip(("000", "001"), runs, strict=True):
+    # That of the stand-in is of no network that there is.
+    (second.parent / name / "config.json").write_text(json.dumps(run["config"]))
+  status, out, err = sweep(lambda: None)
+  assert status == 0, out + err
+  assert states(second.parent) == ["finished", "finished"]
+  assert [len(starts(run)) for run in (second.parent / "000", second)] == [1, 2]
 
 
 def wait_until_some_are_finished(process, directory: pathlib.Path, count: int) -> None:

@@ -27,6 +27,7 @@ from resnet_jax.models import (
 IMAGENET, CIFAR = (224, 224, 3), (32, 32, 3)
 
 
+@functools.cache  # Tracing takes seconds for the deepest.
 def abstract_params(model, shape):
   x = jax.ShapeDtypeStruct((1, *shape), "float32")
   return jax.eval_shape(model.init, jax.random.key(0), x)["params"]
