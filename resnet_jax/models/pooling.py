@@ -93,5 +93,17 @@ def global_average_pool(x: jax.Array) -> jax.Array:
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:
-  """(N, H, W, C) -> (N, C), float32 or wider: the maximum over all positions."""
-  return x.max((1, 2)).astype(jnp.promote_types(x.dtype, jnp.float32))
+  """Returns the maxima over all positions: (N, H, W, C) -> (N, C), float32 or wider.
+
+  Of equal maxima the first one, row by row, has the gradient, as in `max_pool`; `jnp.max` would
+  divide it among them. The maximum of a channel with a NaN is NaN.
+  """
+  # The gradient of `x.max()` asks where x equals its maximum. XLA may compute x a second time for
+  # that, rounded differently, and then finds no such place. An index is never rounded. A mask
+  # instead of a gather, because the transpose of a gather is a scatter, which is slow on GPUs where
+  # results have to be deterministic.
+  x = x.reshape(x.shape[0], -1, x.shape[-1])
+  first = jnp.argmax(x, axis=1, keepdims=True)
+  is_first = first == jnp.arange(x.shape[1])[:, None]
+  maxima = jnp.where(is_first, x, 0).sum(1)
+  return maxima.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,7 +1,11 @@
 """Learning-rate schedules: pure functions of the step, as optax takes them.
 
-A schedule maps the number of steps done, an int scalar, to the rate of the next step, a float
-scalar. A constant one is `optax.constant_schedule`.
+A schedule maps the number of steps done, an int scalar of any type, to the rate of the next step,
+float32, or float64 where JAX has it on. A constant one is `optax.constant_schedule`.
+
+optax's `cosine_decay_schedule` and `polynomial_schedule` are other functions in their last digits:
+they take 1 - count / steps, which near the end leaves few digits, and divide an int32 count in
+float32 whether or not float64 is on.
 """
 
 import itertools
@@ -58,7 +62,7 @@ def cosine(
 
   def schedule(count: jax.typing.ArrayLike) -> jax.Array:
     # (1 + cos(pi t)) / 2 = sin(pi (1 - t) / 2)^2, which keeps its digits where it is near zero.
-    share = jnp.sin(jnp.pi / 2 * _left(count, start, end)) ** 2
+    share = jnp.sin(jnp.pi / 2 * _fraction_left(count, start, end)) ** 2
     return learning_rate * (end_factor + (1 - end_factor) * share)
 
   return schedule
@@ -85,7 +89,8 @@ def polynomial(
   _check_span(start, end)
 
   def schedule(count: jax.typing.ArrayLike) -> jax.Array:
-    return learning_rate * (end_factor + (1 - end_factor) * _left(count, start, end) ** power)
+    share = _fraction_left(count, start, end) ** power
+    return learning_rate * (end_factor + (1 - end_factor) * share)
 
   return schedule
 
@@ -112,7 +117,7 @@ def linear_warmup(schedule: optax.Schedule, steps: int, factor: float = 0.1) -> 
     raise ValueError(f"factor={factor}: a warm-up starts between 0 and 1 times the rate")
 
   def warm(count: jax.typing.ArrayLike) -> jax.Array:
-    share = factor + (1 - factor) * (jnp.minimum(count, steps) / steps)
+    share = factor + (1 - factor) * (_real(jnp.minimum(count, steps)) / steps)
     return schedule(count) * jnp.where(jnp.less(count, steps), share, 1)
 
   return warm
@@ -123,6 +128,14 @@ def _check_span(start: int, end: int) -> None:
     raise ValueError(f"a schedule from step {start} to step {end} would end before it starts")
 
 
-def _left(count: jax.typing.ArrayLike, start: int, end: int) -> jax.Array:
-  """The share of the steps between start and end that is still to be done, in [0, 1]."""
-  return jnp.clip(jnp.subtract(end, count), 0, end - start) / (end - start)
+def _fraction_left(count: jax.typing.ArrayLike, start: int, end: int) -> jax.Array:
+  """Returns the share of the steps between start and end that is still to be done, in [0, 1]."""
+  return _real(jnp.clip(jnp.subtract(end, count), 0, end - start)) / (end - start)
+
+
+def _real(count: jax.Array) -> jax.Array:
+  """Returns a count as JAX's default float, because JAX divides int32 in float32 in x64 mode too.
+
+  A difference of counts is taken before, in integers: float32 has no digits for it from 2**24 on.
+  """
+  return count.astype(jnp.result_type(float))

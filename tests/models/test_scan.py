@@ -354,6 +354,28 @@ def test_computing_activations_again_changes_nothing(x64, name, scan):
   assert_relatively_close(training_step(model.clone(remat=True), variables, x), expected)
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_every_block_and_every_example_has_a_dropout_of_its_own(scan):
+  # Without norms and activations nothing but dropout makes a zero.
+  parts = {"shortcut": "A", "norm": None, "addition": "dropout", "activation": "identity"}
+  model, x = network((4,), dtype="float32", **parts), images().astype(np.float32)
+  variables = jax.tree.map(np.float32, random_variables(model, x))
+  _, updated = model.clone(scan=scan).apply(
+    to_scanned(variables) if scan else variables,
+    x,
+    train=True,
+    mutable=["intermediates"],
+    rngs={"dropout": jax.random.key(1)},
+    capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
+  )
+  leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(updated["intermediates"])]
+  dropped = np.concatenate([(leaf == 0).ravel() for leaf in leaves]).reshape(4 * len(x), -1)
+  values = dropped.shape[1]
+  correlations = np.corrcoef(dropped) - np.eye(len(dropped))
+  assert np.abs(correlations).max() < 5 / np.sqrt(values)
+  assert np.abs(dropped.mean(1) - 0.5).max() < 2.5 / np.sqrt(values)
+
+
 def test_dropout_of_shortcuts_is_computed_again_with_the_mask_it_had(x64):
   # Of an identity branch: the gradient by the images shows the masks that the output has.
   model = network((3,), shortcut="A", norm=None, addition="dropout", activation="identity")

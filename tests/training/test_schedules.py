@@ -1,13 +1,23 @@
 """Schedules step by step: the paper's, and the others against PyTorch's."""
 
 import importlib.util
+import math
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from resnet_jax.training.averages import advance_average
+from resnet_jax.training.config import PlateauConfig
+from resnet_jax.training.rates import (
+  ErrorWarmup,
+  last_rate,
+  observe_validation,
+  scale_by_rate,
+)
 from resnet_jax.training.schedules import cosine, linear_warmup, polynomial, stepwise
 
 # Steps done, and the rate of the next one (section 4.2).
@@ -152,3 +162,94 @@ def test_every_step_has_the_rate_of_pytorch_s_schedule(name, x64):
     optimizer.step()
     scheduler.step()
   np.testing.assert_allclose(rates(ours, 60), expected, rtol=1e-10, atol=1e-15)
+
+
+# Each schedule, and its formula of one number of steps done, for Python's float64.
+FORMULAS = {
+  "constant": (optax.constant_schedule(0.3), lambda done: 0.3),
+  "stepwise": (
+    stepwise(0.3, (7, 19, 23), 0.3),
+    lambda done: 0.3 * 0.3 ** sum(done >= boundary for boundary in (7, 19, 23)),
+  ),
+  "cosine": (
+    cosine(0.3, 31, 6, 0.07),
+    lambda done: 0.3 * (0.07 + 0.93 * math.sin(math.pi / 2 * fraction_left(done, 6, 31)) ** 2),
+  ),
+  "cosine to zero": (
+    cosine(0.3, 37),
+    lambda done: 0.3 * math.sin(math.pi / 2 * fraction_left(done, 0, 37)) ** 2,
+  ),
+  "line": (polynomial(0.3, 37), lambda done: 0.3 * fraction_left(done, 0, 37)),
+  "polynomial": (
+    polynomial(0.3, 31, 6, 0.07, 2.7),
+    lambda done: 0.3 * (0.07 + 0.93 * fraction_left(done, 6, 31) ** 2.7),
+  ),
+  "warm-up": (
+    linear_warmup(optax.constant_schedule(0.3), 11, 0.13),
+    lambda done: 0.3 * (0.13 + 0.87 * done / 11 if done < 11 else 1),
+  ),
+  "warm-up before a cosine": (
+    linear_warmup(cosine(0.3, 37, 11), 11, 0.0),
+    lambda done: 0.3 * min(1, done / 11) * math.sin(math.pi / 2 * fraction_left(done, 11, 37)) ** 2,
+  ),
+}
+DONE = (0, 1, 5, 6, 7, 10, 11, 12, 18, 19, 22, 23, 29, 30, 31, 36, 37, 45)
+
+
+def fraction_left(done, start, end):
+  return min(max(end - done, 0), end - start) / (end - start)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize(("wide", "bound"), [(True, 1e-15), (False, 4e-7)])
+def test_a_schedule_has_the_precision_of_jax_whatever_the_count_s_type(name, wide, bound):
+  schedule, formula = FORMULAS[name]
+  expected = [formula(done) for done in DONE]
+  traced = jax.jit(schedule)
+  with jax.enable_x64(wide):
+    dtype = np.float64 if wide else np.float32
+    for kind in (int, np.int32, np.int64, jnp.int32, jnp.int64, jnp.uint32):
+      for function in (schedule, traced):
+        found = [jnp.asarray(function(kind(done))) for done in DONE]
+        assert name == "constant" or {rate.dtype for rate in found} == {np.dtype(dtype)}
+        np.testing.assert_allclose(found, expected, rtol=bound, err_msg=f"{kind} {function}")
+    found = traced(jnp.asarray(DONE, jnp.int32))
+    np.testing.assert_allclose(np.broadcast_to(found, len(DONE)), expected, rtol=bound)
+
+
+def test_counts_beyond_the_integers_of_float32_are_told_apart():
+  end = 2**26
+  found = [float(polynomial(1.0, end)(jnp.int32(end - left))) for left in (1, 2, 3, 5)]
+  np.testing.assert_allclose(found, [left / end for left in (1, 2, 3, 5)], rtol=2e-7)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_rate_of_every_step_is_float64_where_jax_has_it_on(name, x64):
+  schedule, formula = FORMULAS[name]
+  rate = scale_by_rate(schedule, ErrorWarmup(0.21, 0.8, 3.0))
+  rule, state = PlateauConfig(patience=0), rate.init(jnp.ones(1))
+  update = jax.jit(lambda state, error: rate.update(jnp.ones(1), state, error=error)[1])
+  observe = jax.jit(lambda state: observe_validation(state, 0.5, rule, 0.37))
+  average, scale = 1.0, 1.0
+  for step in range(40):
+    if step % 9 == 0:  # The first evaluation is the best, and each further one a plateau.
+      state = observe(state)
+      scale = 0.37 ** (step // 9)
+    state = update(state, jnp.float32(0.75))
+    if average >= 0.8:
+      average = (1 - 1 / 3) * average + (1 - (1 - 1 / 3)) * 0.75
+    expected = formula(step) * scale * (0.21 if average >= 0.8 else 1)
+    assert last_rate(state).dtype == np.float64
+    np.testing.assert_allclose(last_rate(state), expected, rtol=2e-15)
+  assert average < 0.8 and state.step.dtype == np.int32
+
+
+def test_the_decay_of_an_average_is_float64_where_jax_has_it_on(x64):
+  average, expected = {"w": jnp.ones(())}, 1.0
+  advance = jax.jit(
+    lambda average, step: advance_average(average, {"w": jnp.zeros(())}, step, 0.97)
+  )
+  for step in range(300):
+    average = advance(average, jnp.int32(step))
+    expected *= min(0.97, (1 + step) / (10 + step))
+  np.testing.assert_allclose(average["w"], expected, rtol=1e-13)
