@@ -45,7 +45,7 @@ def training_batches(
     runs = [training_positions(seed, split.size, start, share, split.block) for start in starts]
     return split.fetch(*map(np.concatenate, zip(*runs, strict=True)))
 
-  yield from ahead(fetch, itertools.count(first_step), split.batchesahead(share * parts))
+  yield from ahead(fetch, itertools.count(first_step), split.batches_ahead(share * parts))
 
 
 def evaluation_batches(
@@ -66,7 +66,7 @@ def evaluation_batches(
     batch = split.fetch(np.zeros_like(some), some) | {"real": np.ones(len(some), np.float32)}
     return {name: fill(array[: len(examples)], share) for name, array in batch.items()}
 
-  yield from ahead(fetch, iter(range(0, split.size, batch_size)), split.batchesahead(share))
+  yield from ahead(fetch, iter(range(0, split.size, batch_size)), split.batches_ahead(share))
 
 
 def even_batch_size(examples: int, most: float, multiple: int = 1) -> int:

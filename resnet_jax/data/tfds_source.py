@@ -170,8 +170,8 @@ class _ArrayRecords:
     shard, record = self._position(i)
     return self._file(shard).read([record])[0]
 
-  def read_many(self, numbers: Sequence[int]) -> list[bytes | OSError]:
-    records: list[bytes | OSError] = []
+  def read_many(self, numbers: Sequence[int]) -> list[bytes | OSError | UndecodableError]:
+    records: list[bytes | OSError | UndecodableError] = []
     for i in numbers:
       try:
         records.append(self.read(i))

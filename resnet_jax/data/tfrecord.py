@@ -111,7 +111,8 @@ def build_index(
 
 def _walk(folder: DataFolder, name: str, size: int) -> np.ndarray:
   """(N, 2) int64: offset and length of the data of each record in a file."""
-  records, position = [], 0
+  records: list[tuple[int, int]] = []
+  position = 0
   piece, piece_start, ahead = b"", 0, _HEADER.size
   with folder.reader(name) as read:
     while position + _HEADER.size <= size:
@@ -200,8 +201,7 @@ class TFRecordReader:
         # One of them is at fault; the others are not to suffer from it.
         alone = self._folder.read_many([self._span(i, i) for i in run])
         for i, data in zip(run, alone, strict=True):
-          whole = isinstance(data, bytes)
-          found[i] = self._verified(i, data, 0) if whole else self._named(i, data)
+          found[i] = self._verified(i, data, 0) if isinstance(data, bytes) else self._named(i, data)
     return [found[i] for i in numbers]
 
   def locate(self, i: int) -> tuple[str, int]:

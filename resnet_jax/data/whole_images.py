@@ -125,7 +125,8 @@ def whole_image(
     UndecodableError: If the bytes are not a whole image.
   """
   pixels = decode_image(image)
-  shape = rounded_shape(*pixels.shape[:2], short_side, quantum)
+  height, width = pixels.shape[:2]
+  shape = rounded_shape(height, width, short_side, quantum)
   return _resized(pixels, shape, interpolation)
 
 

@@ -139,7 +139,8 @@ def patches_as_dot(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array
   size, padding = kernel.shape[:2], window.padding
   if isinstance(padding, str):
     span = [window.dilation * (taps - 1) + 1 for taps in size]
-    padding = lax.padtype_to_pads(x.shape[1:3], span, (window.stride,) * 2, padding)
+    above, left = lax.padtype_to_pads(x.shape[1:3], span, (window.stride,) * 2, padding)
+    padding = (above, left)
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   rows, columns = (
     (length - window.dilation * (taps - 1) - 1) // window.stride + 1

@@ -133,10 +133,11 @@ def make_step(
     gradient, sums = whole.gradient, whole.sums
     if axis_name is not None and devices > 1:
       gradient, sums = sum_over_devices((gradient, sums), axis_name)
-    # Unreadable examples are not part of the mean.
-    scale = size / jnp.maximum(sums.weight, 1e-9)
+    # Unreadable examples are not part of the mean. Weights are float32 in x64 mode too.
+    weight = sums.weight.astype(jnp.result_type(float))
+    scale = size / jnp.maximum(weight, 1e-9)
     gradient = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), gradient)
-    error = 1 - sums.top1 / sums.weight  # NaN if no example was readable
+    error = 1 - sums.top1 / weight  # NaN if no example was readable
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, error=error)
     params = optax.apply_updates(state.params, updates)
     batch_stats = jax.tree.map(lambda leaf: leaf / accumulate, whole.batch_stats)

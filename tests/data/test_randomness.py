@@ -60,7 +60,7 @@ def gathered(per_seed):
 
 @pytest.fixture(scope="module")
 def resident():
-  """Row and column at which the crop begins, in the padded image, mirror, and place in the epoch."""
+  """First row and column of the crop in the padded image, mirror, and place in the epoch."""
   rows, columns = np.indices((8, 8))
   image = np.stack([columns + 1, rows + 1, np.ones_like(rows)], -1).astype(np.uint8)
   arrays = {"train": (np.broadcast_to(image, (EXAMPLES, 8, 8, 3)), np.zeros(EXAMPLES, np.int64))}

@@ -31,7 +31,7 @@ MEAN = np.random.default_rng(5).uniform(100, 150, (16, 16, 3)).astype(np.float32
 
 
 class Pictures(ExampleSource):
-  """Twenty arrays of many shapes, of which seven are of one; one record is no picture."""
+  """Twenty arrays of several shapes, of which seven are of one; one record is no picture."""
 
   class_names = ("a", "b", "c")
 
@@ -41,7 +41,7 @@ class Pictures(ExampleSource):
   def read(self, i):
     if i == BAD:
       raise UndecodableError("made so")
-    height, width = (24, 32) if i % 3 == 0 else (20 + i, 41 - i)
+    height, width = (24, 32) if i % 3 == 0 else (20 + i % 4, 44 - i % 4)
     pixels = np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8)
     return pixels, i % CLASSES
 
@@ -146,13 +146,12 @@ def test_an_even_batch_is_the_smallest_of_those_that_make_the_fewest():
         assert even_batch_size(examples, most, multiple) == expected
 
 
-@pytest.mark.parametrize("quantum", [1, 8])
-def test_dense_scores_are_those_of_one_image_at_a_time(dataset, quantum, x64):
+@pytest.mark.parametrize(("quantum", "sides"), [(1, (17,)), (8, (16, 21))])
+def test_dense_scores_are_those_of_one_image_at_a_time(dataset, quantum, sides, x64):
   model, split = model_of(dtype=jnp.float64), dataset.splits["validation"]
   variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
   variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
   variables["params"]["head"] = jax.tree.map(lambda leaf: leaf / 30, variables["params"]["head"])
-  sides = (16, 21)
   asked = resolve(Protocol("dense", None, sides, quantum), dataset, split, OWN)
   passes = make_passes(asked, split, OWN, model, batch_size=16)
   scores = score_split(passes, devices.replicate(variables), jax.random.key(0))
@@ -175,7 +174,7 @@ def test_dense_scores_are_those_of_one_image_at_a_time(dataset, quantum, x64):
     expected = np.mean(of_sides, 0)
     np.testing.assert_allclose(np.exp(scores.log_scores[i]), expected, rtol=1e-9, atol=0)
     spread.append(expected)
-  assert np.ptp(spread, axis=0).min() > 0.01  # Images of which one could pass for another.
+  assert np.ptp(spread, axis=0).min() > 1e-3  # Images of which one could pass for another.
   assert scores.weights.tolist() == [float(i != BAD) for i in range(SIZE)]
 
 

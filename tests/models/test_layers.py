@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from resnet_jax.models import (
   Stem,
   average_pool,
   global_average_pool,
+  global_max_pool,
   group_layout,
   max_pool,
 )
@@ -326,3 +328,53 @@ def test_global_average_pool_is_the_mean_in_float32_or_wider(x64, dtype, wide):
   assert y.dtype == wide
   exact = np.asarray(x, np.float64).mean((1, 2))
   np.testing.assert_allclose(y, exact, rtol=4 * np.finfo(wide).eps)
+
+
+@pytest.mark.parametrize(
+  ("dtype", "wide"), [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")]
+)
+def test_global_max_pool_is_the_maximum_in_float32_or_wider(x64, dtype, wide):
+  x = jnp.asarray(activations((2, 5, 3, CHANNELS)), dtype)
+  x = x.at[0, 1, 2, 0].set(jnp.nan).at[0, 2, 1, 1].set(jnp.inf).at[1, ..., 2].set(-jnp.inf)
+  for y in (global_max_pool(x), jax.jit(global_max_pool)(x)):
+    assert y.dtype == wide
+    np.testing.assert_array_equal(y, np.asarray(x, np.float64).max((1, 2)))
+  assert np.isnan(y[0, 0]) and np.isposinf(y[0, 1]) and np.isneginf(y[1, 2])
+
+
+def test_of_equal_maxima_the_first_has_the_gradient(x64):
+  x = np.random.default_rng(0).integers(0, 3, (4, 5, 3, CHANNELS)).astype(np.float64)
+  weights = np.random.default_rng(1).normal(size=(4, CHANNELS))
+  expected = np.zeros_like(x)
+  for n in range(4):
+    for channel in range(CHANNELS):
+      row, column = divmod(int(np.argmax(x[n, :, :, channel].ravel())), 3)
+      expected[n, row, column, channel] = weights[n, channel]
+
+  def loss(x):
+    return (weights * global_max_pool(x)).sum()
+
+  np.testing.assert_array_equal(jax.grad(loss)(x), expected)
+  np.testing.assert_array_equal(jax.jit(jax.grad(loss))(x), expected)
+
+
+def test_global_max_pool_has_all_derivatives_under_all_transformations(x64):
+  x, tangent = activations((4, 5, 3, CHANNELS)), activations((4, 5, 3, CHANNELS))[::-1]
+
+  def loss(x):
+    return jnp.sin(global_max_pool(x)).sum()
+
+  best = x == x.max((1, 2), keepdims=True)  # No two are equal.
+  top = x.max((1, 2), keepdims=True)
+  gradient = best * np.cos(top)
+  forward = jax.jit(lambda x: jax.jvp(loss, (x,), (tangent,)))(x)
+  np.testing.assert_allclose(forward, (np.sin(top).sum(), (gradient * tangent).sum()), rtol=1e-13)
+  product = jax.jit(lambda x: jax.jvp(jax.grad(loss), (x,), (tangent,))[1])(x)
+  np.testing.assert_allclose(product, -best * np.sin(top) * tangent, rtol=1e-13)
+  one_by_one = jax.vmap(jax.grad(lambda x: loss(x[None])))(x)
+  np.testing.assert_allclose(one_by_one, gradient, rtol=1e-13)
+  shape = jax.export.symbolic_shape(f"batch, 5, 3, {CHANNELS}")
+  exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=("cpu", "cuda", "tpu"))(
+    jax.ShapeDtypeStruct(shape, x.dtype)
+  )
+  np.testing.assert_allclose(exported.call(x), gradient, rtol=1e-13)

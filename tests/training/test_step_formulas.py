@@ -95,7 +95,7 @@ def by_hand(params, stats, arrays, smoothing):
   return {"kernel": kernel, "bias": bias}, {"mean": mean}, loss, right
 
 
-@pytest.mark.parametrize("weights", [(1, 1, 1, 1, 1, 1), (1, 0, 1, 1, 0, 1)])
+@pytest.mark.parametrize("weights", [(1, 1, 1, 1, 1, 1), (1, 0, 1, 1, 1, 1)])
 def test_smoothing_decay_momentum_and_the_average_of_a_step_are_those_of_loops(x64, weights):
   """Three steps, of which each quantity is followed in numpy beside the state."""
   smoothing, rate, momentum, decay, ema = 0.3, 0.5, 0.9, 0.07, 0.15

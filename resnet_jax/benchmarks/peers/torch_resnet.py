@@ -18,7 +18,7 @@ def _conv(channels: int, features: int, size: int, stride: int = 1) -> Any:
   return nn.Conv2d(channels, features, size, stride, padding=size // 2, bias=False)
 
 
-class TorchBlock(nn.Module):  # type: ignore[misc]
+class TorchBlock(nn.Module):
   """Two 3x3 convolutions, or a bottleneck, beside a shortcut.
 
   Args:
@@ -62,7 +62,7 @@ class TorchBlock(nn.Module):  # type: ignore[misc]
     return self.relu(y + x)
 
 
-class TorchResNet(nn.Module):  # type: ignore[misc]
+class TorchResNet(nn.Module):
   """Stem, stages, mean, classifier.
 
   Args:
