@@ -28,7 +28,7 @@ from resnet_jax.training import CheckpointConfig, Config, OptimizerConfig, build
 CLASSES = ("ant", "bee", "cat")
 FIELDS = {"stage_sizes": (1, 1), "width": 4}
 COUNTS = {"train": 4, "val": 3, "test": 2}
-TOLERANCE = 0.01  # Of losses: Pillow rounds between its two passes of resizing.
+TOLERANCE = 0.0015  # Of losses: Pillow rounds between its two passes of resizing.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,18 +60,20 @@ def left_out(shown: Shown) -> list[Shown]:
     dataclasses.replace(shown, **{name: getattr(UNSET, name)})
     for name, value in own.items()
     if value != getattr(UNSET, name)
+    # Of several sizes only the dense protocol can be asked for; the shapes show the quantum.
+    and not (shown.protocol == "dense" and name in ("protocol", "quantum"))
   ]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
-  """Noise of three sizes, all smaller than what is shown: how they are enlarged matters."""
+  """Noise of two sizes, both smaller than what is shown: how they are enlarged matters."""
   root, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
   for part, count in COUNTS.items():
     for label, name in enumerate(CLASSES):
       (root / part / name).mkdir(parents=True)
       for i in range(count):
-        size = ((14, 19), (18, 13), (15, 15))[(i + label) % 3]
+        size = ((14, 19), (18, 13))[(i + label) % 2]
         noise = generator.normal(128, 60, (*size, 3)) + (30, 0, -30)[label]
         pixels = np.clip(noise, 0, 255).astype(np.uint8)
         PIL.Image.fromarray(pixels).save(root / part / name / f"{i}.png")
@@ -222,6 +224,16 @@ def evaluated(call_here, *arguments) -> dict:
   return json.loads(out)
 
 
+@pytest.fixture
+def shapes(monkeypatch) -> list[tuple[int, ...]]:
+  """Those of the pixels of all batches that go to the devices."""
+  shard, shapes = devices.shard, []
+  monkeypatch.setattr(
+    devices, "shard", lambda batch: shapes.append(batch["image"].shape) or shard(batch)
+  )
+  return shapes
+
+
 CASES = [
   ((), Shown()),
   (("--split", "test", "--checkpoint", "best"), Shown(split="test", checkpoint="best")),
@@ -234,18 +246,24 @@ CASES = [
     Shown(protocol="ten_crop", short_sides=(24,), crop=14, split="test", average=True),
   ),
   (
-    ("--protocol", "dense", "--short-sides", "18", "22", "--quantum", "1", "--crop", "12"),
-    Shown(protocol="dense", short_sides=(18, 22), quantum=1, crop=12),
+    ("--protocol", "dense", "--short-sides", "12", "17", "--quantum", "1", "--crop", "12"),
+    Shown(protocol="dense", short_sides=(12, 17), quantum=1, crop=12),
   ),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "shown"), CASES)
 def test_each_argument_and_setting_of_a_run_gets_to_what_is_computed(
-  arguments, shown, run, folder, call_here
+  arguments, shown, run, folder, call_here, shapes
 ):
   found = evaluated(call_here, "--workdir", run, *arguments)
   want = scores_of_run(shown, run, folder)
+  if shown.protocol == "dense":
+    resizes = [resized(shown, f, side) for f in files(folder, "val") for side in shown.short_sides]
+    sizes = {(image.height, image.width) for image in resizes}
+  else:
+    sizes = {(shown.crop, shown.crop)}
+  assert {shape[-3:-1] for shape in shapes} == sizes
   assert found["loss"] == pytest.approx(loss(want, shown.split), rel=TOLERANCE)
   assert found["accuracy"] == pytest.approx(accuracy(want, shown.split))
   assert found["examples"] == len(want)
@@ -261,25 +279,22 @@ def test_the_scores_of_the_test_split_are_recorded_with_their_step_and_which_wei
   for more in (("--checkpoint", "2"), ("--checkpoint", "2", "--ema"), ("--protocol", "ten_crop")):
     evaluated(call_here, "--workdir", workdir, "--split", "test", *more)
   lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-  (record,) = [record for record in lines if record["split"] == "test"]
+  records = {record["step"]: record for record in lines if record["split"] == "test"}
+  assert 8 not in records  # Ten crops are not what the run is validated by.
+  record = records[2]
   raw, average = (
     loss(scores_of_run(Shown("2", average, "test"), run, folder), "test")
     for average in (False, True)
   )
   assert abs(raw / average - 1) > 2 * TOLERANCE
-  assert record["step"] == 2
   assert record["loss"] == pytest.approx(raw, rel=TOLERANCE)
   assert record["ema_loss"] == pytest.approx(average, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize(("more", "sizes"), [((), [4, 4, 4]), (("--batch-size", "7"), [8, 8])])
 def test_as_many_are_shown_at_a_time_as_the_run_or_the_argument_says(
-  more, sizes, run, call_here, monkeypatch
+  more, sizes, run, call_here, shapes
 ):
-  shard, shapes = devices.shard, []
-  monkeypatch.setattr(
-    devices, "shard", lambda batch: shapes.append(batch["image"].shape) or shard(batch)
-  )
   evaluated(call_here, "--workdir", run, *more)
   # Over four devices.
   assert [shape[0] for shape in shapes] == sizes
@@ -371,31 +386,25 @@ def test_each_argument_and_setting_of_weights_gets_to_what_is_computed(
     assert abs(other / found["loss"] - 1) > 2 * TOLERANCE, (lost, left_out(shown))
 
 
-def test_an_ensemble_is_the_mean_score_of_the_weights_that_are_named(run, folder, call_here):
-  other = ("--workdir", run, "--workdir", run, "--ema", "--checkpoint", "4")
-  found = evaluated(call_here, *other)
-  assert [member["step"] for member in found["members"]] == [4, 4]
-  want = scores_of_run(Shown("4", True), run, folder)
-  assert found["loss"] == pytest.approx(loss(want, "val"), rel=TOLERANCE)
-
-
 def test_an_ensemble_of_different_networks_has_the_mean_of_their_scores(
   run, folder, tmp_path, call_here
 ):
   """Each with its own settings: those of the second are not the first one's."""
   second = shutil.copytree(run, tmp_path / "second")
   config = json.loads((second / "config.json").read_text())
-  config["data"] |= {"mean": [0.0], "std": [0.5], "channels": "RGB"}
-  config["data"]["mean"] = [0.1, 0.2, 0.3]
+  config["data"] |= {"mean": [0.1, 0.2, 0.3], "std": [0.5], "channels": "RGB"}
   (second / "config.json").write_text(json.dumps(config))
   shutil.rmtree(second / "checkpoints" / "8")
-  first = scores_of_run(Shown(), run, folder)
-  other = dataclasses.replace(Shown("6"), mean=(0.1, 0.2, 0.3), std=(0.5,), channels="RGB")
-  both = (first + scores_of_run(other, run, folder)) / 2
-  found = evaluated(call_here, "--workdir", run, "--workdir", second)
+  first = scores_of_run(Shown(average=True), run, folder)
+  own = dataclasses.replace(Shown("6", True), mean=(0.1, 0.2, 0.3), std=(0.5,), channels="RGB")
+  both = (first + scores_of_run(own, run, folder)) / 2
+  found = evaluated(call_here, "--workdir", run, "--workdir", second, "--ema")
+  assert [member["step"] for member in found["members"]] == [8, 6]
   assert found["loss"] == pytest.approx(loss(both, "val"), rel=TOLERANCE)
-  for lost in (first, (first + scores_of_run(Shown("6"), run, folder)) / 2):
+  for other in (Shown("6", True), dataclasses.replace(own, average=False)):
+    lost = (first + scores_of_run(other, run, folder)) / 2
     assert abs(loss(lost, "val") / found["loss"] - 1) > 2 * TOLERANCE
+  assert abs(loss(first, "val") / found["loss"] - 1) > 2 * TOLERANCE
 
 
 def predicted(call_here, *arguments) -> np.ndarray:
@@ -413,7 +422,7 @@ def sorted_by_index(top):
 
 def assert_far(found: np.ndarray, other: np.ndarray) -> None:
   """Some picture's scores differ by more than resizing could explain."""
-  assert np.abs(found - other).max() > 0.03
+  assert np.abs(found - other).max() > 0.012
 
 
 @pytest.mark.parametrize(
@@ -428,7 +437,7 @@ def test_each_argument_and_setting_of_a_run_gets_to_what_is_predicted(
   pictures = files(folder, "val")
   found = predicted(call_here, "--workdir", run, "--batch-size", "4", *more, *pictures)
   assert batches == [4, 4, 4]
-  np.testing.assert_allclose(found, scores_of_run(shown, run, folder), atol=0.01)
+  np.testing.assert_allclose(found, scores_of_run(shown, run, folder), atol=0.005)
   for other in left_out(shown):
     assert_far(found, scores_of_run(other, run, folder))
 
@@ -445,7 +454,7 @@ def test_each_setting_of_weights_gets_to_what_is_predicted(
     assert status == 0, err
     source = ("--export", tmp_path / "program")
   found = predicted(call_here, *source, *pictures)
-  np.testing.assert_allclose(found, scores_of_weights(OTHER, converted, folder), atol=0.01)
+  np.testing.assert_allclose(found, scores_of_weights(OTHER, converted, folder), atol=0.005)
   for other in left_out(OTHER):
     assert_far(found, scores_of_weights(other, converted, folder))
   assert_far(found, scores_of_weights(OTHER, converted, folder, offset=0))
@@ -455,7 +464,7 @@ def test_each_setting_of_weights_gets_to_what_is_predicted(
   assert text.splitlines()[1].endswith(f"%  {best}")
 
 
-@pytest.mark.parametrize(("which", "average"), [("", False), (":best", True), (":2", False)])
+@pytest.mark.parametrize(("which", "average"), [("", False), (":best", True)])
 def test_a_run_s_weights_go_out_from_the_checkpoint_that_is_named(
   which, average, run, tmp_path, call_here
 ):

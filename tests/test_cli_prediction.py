@@ -49,15 +49,13 @@ def folder(tmp_path_factory):
   return root
 
 
-def made_weights(directory, class_offset=0, preprocessing=EXPECTED, class_names=tuple(COLOURS)):
-  fields = FIELDS | {"num_classes": FIELDS["num_classes"] + class_offset}
+def made_weights(directory, preprocessing=EXPECTED, class_names=tuple(COLOURS)):
   info = weights.WeightsInfo(
-    ModelConfig("resnet20", fields),
+    ModelConfig("resnet20", FIELDS),
     "torchvision",
     "made.pth",
     preprocessing=preprocessing,
     class_names=class_names,
-    class_offset=class_offset,
   )
   model = info.create()
   variables = jax.jit(model.init)(jax.random.key(1), np.zeros((1, 16, 16, 3), np.float32))
@@ -125,10 +123,9 @@ def test_weights_are_measured_on_pictures_shown_as_they_expect(converted, folder
     0,
   )
   assert member["protocol"]["short_sides"] == [20] and member["protocol"]["crop"] == 16
-  for batch_size in ("1", "5", "100"):
-    again = evaluate(call_here, converted, folder, "--batch-size", batch_size)
-    assert again["top1"] == found["top1"]
-    assert again["loss"] == pytest.approx(found["loss"], rel=1e-6)
+  again = evaluate(call_here, converted, folder, "--batch-size", "5")
+  assert again["top1"] == found["top1"]
+  assert again["loss"] == pytest.approx(found["loss"], rel=1e-6)
 
 
 def test_it_is_said_which_weights_were_measured(converted, folder, call_here):
@@ -143,20 +140,6 @@ def test_it_is_said_which_weights_were_measured(converted, folder, call_here):
   assert lines[2] == "protocol: ten_crop (ten crops of 16; short side 20)"
   assert "ensemble: the mean of the softmax scores of 2 networks" in lines
   assert lines[-1].startswith("validation accuracy: ")
-
-
-def test_outputs_before_the_first_class_are_left_out(tmp_path, folder, call_here):
-  directory = made_weights(tmp_path / "offset", class_offset=1)
-  files = validation_files(folder)
-  logits = by_hand(directory, files)[:, 1:]
-  labels = [list(COLOURS).index(file.parent.name) for file in files]
-  found = evaluate(call_here, directory, folder)
-  assert found["top1"]["errors"] == (logits.argmax(-1) != labels).sum()
-  predicted = object_of(call_here, "predict", "--weights", directory, *files)["predictions"]
-  for one, row in zip(predicted, np.asarray(jax.nn.softmax(logits)), strict=True):
-    assert [each["index"] for each in one["top"]] == np.argsort(-row, kind="stable").tolist()
-    assert {each["class"] for each in one["top"]} == {*COLOURS}
-    assert one["top"][0]["score"] == pytest.approx(row.max(), rel=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -323,9 +306,8 @@ def test_predictions_are_printed_with_names_and_bad_files_named(tuned, folder, t
   assert call_here("predict", "--workdir", tuned, tmp_path / "text.jpg")[0] == 2
 
 
-@pytest.mark.parametrize("source", ["weights", "run"])
-def test_an_export_predicts_as_what_it_is_of(source, tuned, converted, folder, tmp_path, call_here):
-  network = ("--weights", converted) if source == "weights" else ("--workdir", tuned)
+def test_an_export_predicts_as_the_run_that_it_is_of(tuned, folder, tmp_path, call_here):
+  network = ("--workdir", tuned)
   export = tmp_path / "export"
   status, _, err = call_here(
     "convert", "--weights", network[1], "--format", "stablehlo", "--output", export

@@ -140,11 +140,7 @@ def overrides(case: Case) -> dict:
   return {"width": case.plain.width, "stage_sizes": case.plain.sizes}
 
 
-@pytest.fixture(params=CASES)
-def case(request) -> Case:
-  return CASES[request.param]
-
-
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_source_gives_the_logits_of_its_own_code_and_says_what_is_known(
   case, tmp_path, call_here
 ):
@@ -186,19 +182,27 @@ def changed(arrays, name, kind):
   return {**arrays, name: arrays[name].astype(np.int32)}
 
 
-@pytest.mark.parametrize("kind", ["missing", "left over", "of another shape", "of int32"])
-def test_an_array_too_few_or_too_many_or_of_another_shape_is_named(case, kind, tmp_path):
+@pytest.mark.parametrize("source", ["torchvision", "timm", "transformers", "akamaster", "keras"])
+def test_an_array_too_few_or_too_many_or_of_another_shape_is_named(source, tmp_path):
+  case = CASES[source]
   arrays = plain_networks.random_arrays(case.plain, case.plain.features)
-  keras = case.plain.source == "keras"
-  last = f"{case.plain.head}{'/' if keras else '.'}bias"
-  inner = case.plain.names(2, 2, "norm2") + ("/moving_variance" if keras else ".running_var")
-  # The classifier's bias says how many classes there are: in another shape it is the kernel's that
-  # is not right.
-  for name, word in ((last, case.plain.head), (inner, inner)):
-    path = write(case, tmp_path / f"{len(name)}", changed(arrays, name, kind))
+  inner, last = "running_var", f"{case.plain.head}.bias"
+  if source == "keras":
+    inner, last = "moving_variance", last.replace(".", "/")
+  joint = "/" if source == "keras" else "."
+  inner = f"{case.plain.names(2, 2, 'norm2')}{joint}{inner}"
+  for kind, name, word in (
+    ("missing", inner, inner),
+    ("of another shape", inner, inner),
+    # It says how many classes there are, so it is the kernel that does not fit.
+    ("of another shape", last, case.plain.head),
+    ("left over", inner, "another.weight"),
+    ("of int32", last, last),
+  ):
+    path = write(case, tmp_path / f"{kind} {len(name)}", changed(arrays, name, kind))
     with pytest.raises(UserError, match=f"is not of {case.name}: .*{kind}") as error:
-      convert(case.plain.source, path, case.name, overrides(case))
-    assert ("another.weight" if kind == "left over" else word) in str(error.value)
+      convert(source, path, case.name, overrides(case))
+    assert word in str(error.value)
 
 
 def test_classes_are_named_by_the_command_or_by_their_number(tmp_path, call_here):
@@ -221,7 +225,11 @@ def test_classes_are_named_by_the_command_or_by_their_number(tmp_path, call_here
 
 @pytest.mark.parametrize(
   ("name", "classes", "first"),
-  [("akamaster", 10, "airplane"), ("keras", 1000, "tench"), ("timm d", 1000, "tench")],
+  [
+    ("akamaster", 10, "airplane"),
+    ("keras", 1000, "tench, Tinca tinca"),
+    ("timm d", 1000, "tench, Tinca tinca"),
+  ],
 )
 def test_the_classes_of_cifar_and_imagenet_have_their_names(name, classes, first, tmp_path):
   case = CASES[name]
