@@ -10,7 +10,9 @@ import numpy as np
 from runs import BASE
 from table import Row, with_fields
 
-from resnet_jax.benchmarks import compile, input, step
+from resnet_jax.benchmarks import compile as compiling
+from resnet_jax.benchmarks import input as reading
+from resnet_jax.benchmarks import step as stepping
 from resnet_jax.benchmarks.tpu_slice import Slice
 from resnet_jax.data import DataConfig, StreamingConfig
 
@@ -19,7 +21,7 @@ WIDER = with_fields(BASE, {"batch_size": 16})
 
 # The step.
 
-STEP = step.StepBenchmark(BASE, steps=4, rounds=2, log_every=2, save_every=2)
+STEP = stepping.StepBenchmark(BASE, steps=4, rounds=2, log_every=2, save_every=2)
 
 
 def timed(benchmark):
@@ -35,11 +37,11 @@ def timed(benchmark):
     in_runs[0] += next(number for number in itertools.count(1) if should_stop(number))
 
   with (
-    mock.patch.object(step, "compile_step", lambda run: one_step),
-    mock.patch.object(step, "initial_state", lambda run: jnp.zeros(())),
-    mock.patch.object(step, "fit", fit),
+    mock.patch.object(stepping, "compile_step", lambda run: one_step),
+    mock.patch.object(stepping, "initial_state", lambda run: jnp.zeros(())),
+    mock.patch.object(stepping, "fit", fit),
   ):
-    found = step.run_step_benchmark(benchmark, lines.append)
+    found = stepping.run_step_benchmark(benchmark, lines.append)
   ((log_every, save_every),) = durations
   return {
     "images": found["batch_size"],
@@ -78,10 +80,10 @@ STEP_ROWS = (
 )
 
 
-# The input.
+# The reading.
 
 DATA = DataConfig("folder", streaming=StreamingConfig(decode_threads=3, short_side_max=300))
-INPUT = input.InputBenchmark(DATA, batch_size=4, rounds=2)
+INPUT = reading.InputBenchmark(DATA, batch_size=4, rounds=2)
 
 
 def asked(benchmark):
@@ -108,11 +110,11 @@ def asked(benchmark):
   train = mock.Mock(size=2000, fetch=lambda epochs, examples: {"image": np.zeros(1)})
   dataset = mock.Mock(splits={"train": train})
   with (
-    mock.patch.object(input, "Side", Side),
-    mock.patch.object(input, "open_dataset", lambda config, seed: dataset),
-    mock.patch.object(input, "_require_peers", lambda config: None),
+    mock.patch.object(reading, "Side", Side),
+    mock.patch.object(reading, "open_dataset", lambda config, seed: dataset),
+    mock.patch.object(reading, "_require_peers", lambda config: None),
   ):
-    input.run_input_benchmark(benchmark, lambda line: None)
+    reading.run_input_benchmark(benchmark, lambda line: None)
   task = tasks[0]
   return {
     "short_sides": task.short_sides,
@@ -176,7 +178,7 @@ INPUT_ROWS = (
 
 # Compiling for a slice of a TPU.
 
-COMPILE = compile.CompileBenchmark(
+COMPILE = compiling.CompileBenchmark(
   with_fields(BASE, {"model.name": "resnet20", "model.overrides": {"stage_sizes": (1,)}}), "v5e:2x2"
 )
 
@@ -188,17 +190,17 @@ def compiled(benchmark):
     # A device has room for 30 images.
     used = 1000 * config.batch_size // 4
     if used > 30_000:
-      raise compile.DoesNotFitError
-    return compile.Compiled(1.0, [], 1.0, 1.0, arguments=used, temporary=0, code=0)
+      raise compiling.DoesNotFitError
+    return compiling.Compiled(1.0, [], 1.0, 1.0, arguments=used, temporary=0, code=0)
 
   def describe(name):
     return Slice(name, tuple(jax.devices()), 30_000)
 
   with (
-    mock.patch.object(compile, "describe_slice", describe),
-    mock.patch.object(compile, "_compile", compile_one),
+    mock.patch.object(compiling, "describe_slice", describe),
+    mock.patch.object(compiling, "_compile", compile_one),
   ):
-    found = compile.run_compile_benchmark(benchmark, lambda line: None)
+    found = compiling.run_compile_benchmark(benchmark, lambda line: None)
   return {
     "topology": found["topology"],
     "images": found["batch_per_device"],

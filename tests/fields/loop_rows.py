@@ -15,6 +15,7 @@ from runs import BASE, new_folder, scratch
 from step_rows import first_weights, random_weights
 from table import Row, remembered, with_fields
 
+from resnet_jax.run.workdir import claim
 from resnet_jax.training import fit
 from resnet_jax.training.build import build_run
 from resnet_jax.training.restore import initial_state
@@ -120,7 +121,10 @@ OTHER = scratch() / "other"
 @functools.cache
 def other_weights():
   """The last weights of a run in the folder OTHER."""
-  state = fit(build_run(with_fields(BASE, {"seed": 5, "length": "2 steps"})), OTHER)
+  config = with_fields(BASE, {"seed": 5, "length": "2 steps"})
+  OTHER.mkdir()
+  claim(OTHER, config, ())
+  state = fit(build_run(config), OTHER)
   return names_of(jax.device_get(state.params))
 
 

@@ -83,9 +83,10 @@ def computed(config, paint, train=False):
     )
     return output, {name: x[..., :3] for name, x in maps.items()}, after
 
-  # The axis that the batch norms of a run average over.
+  # The devices that the batch norms of a run average over in training.
   one_each = IMAGES.reshape(4, 1, *IMAGES.shape[1:])
-  output, maps, after = jax.vmap(apply, axis_name=devices.AXIS)(one_each)
+  over_devices = jax.pmap if train else jax.vmap
+  output, maps, after = over_devices(apply, axis_name=devices.AXIS)(one_each)
   maps = {name: np.asarray(x, np.float64)[:, 0] for name, x in maps.items()}
   return np.asarray(output)[:, 0], maps, jax.tree.map(lambda leaf: np.asarray(leaf[0]), after)
 
@@ -94,13 +95,13 @@ def feature(name, paint, **more):
   return lambda config: computed(config, paint, **more)[1][name]
 
 
-def ratios(paint, **more):
+def ratios(paint, decimals=3, **more):
   """By what a stage multiplies what it is given; each factor once."""
 
   def measure(config):
     _, maps, _ = computed(config, paint, **more)
     found = maps["stage1"] / IMAGES
-    return np.unique(found.round(3))
+    return np.unique(found.round(decimals))
 
   return measure
 
@@ -211,10 +212,10 @@ ORDERS = {  # For factors of 2 and of -2, of an input that is positive.
 
 def orders(config):
   found = [
-    ratios(NORMED | {"stage1/block1/conv2/kernel": (CENTER, factor)})(config)
+    ratios(NORMED | {"stage1/block1/conv2/kernel": (CENTER, factor)}, decimals=1)(config)
     for factor in (2.0, -2.0)
   ]
-  return [float(np.round(np.squeeze(ratio), 1)) for ratio in found]
+  return [ratio.item() for ratio in found]
 
 
 # Plain bottlenecks, of which the second's 3x3 convolution copies the pixel above and to the left.

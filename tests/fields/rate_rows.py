@@ -206,8 +206,8 @@ ROWS = (
   plateau_row(
     "plateau.threshold_mode",
     ("relative", "absolute"),
-    lambda mode: plateau(LOSSES, threshold=0.15, mode=mode),
-    plateau__threshold=0.15,
+    lambda mode: plateau(LOSSES, threshold=0.3, mode=mode),
+    plateau__threshold=0.3,
     plateau__metric="loss",
   ),
   plateau_row(

@@ -25,20 +25,17 @@ SHORT = WIDE | {"length": f"{STEPS} steps"}
 
 @remembered
 def trained(config):
-  """The state of a run after its steps, and the loss that it recorded."""
+  """The state of a run after its steps, and the losses that it recorded."""
   with jax.enable_x64(True):
     workdir = new_folder()
     state = jax.device_get(fit(build_run(config), workdir))
-  (record,) = (
-    json.loads(line)
-    for line in (workdir / "metrics.jsonl").read_text().splitlines()
-    if '"train"' in line
-  )
+  train, validation = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
   return {
     "params": names_of(state.params),
     "batch_stats": names_of(state.batch_stats),
     "average": names_of(state.average),
-    "loss": record["loss"],
+    "loss": train["loss"],
+    "validation": {name: value for name, value in validation.items() if name.endswith("loss")},
   }
 
 
@@ -121,7 +118,7 @@ ROWS = (
   row("label_smoothing", 0.0, 0.3),
   row("ema_decay", None, 0.15),
   row("bn_group", None, 2),
-  row("batch_size", 8, 12, bn_group=4),
+  row("batch_size", 8, 16),
   Row("accumulate", (1, 2), images_at_a_time, {1: 2, 2: 1}.get, {"bn_group": 4}),
   Row("batch_size", (8, 16), images_at_a_time, {8: 2, 16: 4}.get),
   Row(

@@ -175,7 +175,7 @@ def mirrored(config):
 
 def shifts(config):
   """The colours that are added to a grey image, each a row, where white is 1."""
-  return (views(config, np.full((1, 1, 3), 128), COLOURS)[:, 0, 0] - 128) / 255
+  return ((views(config, np.full((1, 1, 3), 128), COLOURS)[:, 0, 0] - 128) / 255).round(6)
 
 
 def deviation(config):
@@ -281,11 +281,11 @@ def reads(config):
     counts["pixels"] += isinstance(image, np.ndarray)
     return decode(image, *arguments, **more)
 
+  fetch = splits(config)["train"].fetch  # Opening it reads some, to know their sizes.
   with (
     mock.patch.object(FolderSource, "read", counted_read),
     mock.patch.object(streaming, "decode_window", counted_decode),
   ):
-    fetch = splits(config)["train"].fetch
     for epoch in range(2):
       fetch(np.full(6, epoch), np.arange(6))
   return counts
