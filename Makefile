@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What the tests are installed with. With torch added they compare with PyTorch too (4 GB on Linux).
 EXTRAS ?= tfds,dev
+# Folders or files of tests; all of them if empty.
+TESTS ?=
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-unbounded upgraded-test check clean FORCE
@@ -21,8 +23,8 @@ demo: $(VENV)/installed  ## trains ResNet-20 on handwritten digits and draws its
 	$(BIN)/resnet-jax evaluate --workdir runs/demo --split test
 
 test: check  ## checks style and types, and runs the tests
-	@echo "== Running the tests (about twelve minutes on two cores)"
-	$(PYTEST)
+	@echo "== Running the tests (all of them take about twenty minutes on two cores)"
+	$(PYTEST) $(TESTS)
 
 check: $(VENV)/installed-$(EXTRAS)
 	@echo "== Checking style and types"
