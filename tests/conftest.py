@@ -4,10 +4,9 @@ chex silently skips the pmap variant of a test where there is one device, and th
 batch norm, evaluation and the step across devices need more than one. XLA reads its flags when jax
 makes its first backend, so they are set here, before any test imports jax.
 
-Most of the time of the tests is that of compiling. So XLA's options for quick compilation are set,
-none of which changes a result that a test looks at; a cache of this session's own lets each program
-be compiled once, whichever tests and processes need it; and what a file has compiled is dropped
-after it, or the process would grow to gigabytes.
+Most of the time of the tests is that of compiling. So XLA compiles quickly; a cache of this
+session's own lets each program be compiled once, whichever tests and processes need it; and what a
+file has compiled is dropped after it, or the process would grow to gigabytes.
 """
 
 import atexit
@@ -15,42 +14,16 @@ import logging
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import tempfile
+
+from quick_compilation import OPTIONS, known_to_xla
 
 DEVICES = 4
 _DEVICE_COUNT = "--xla_force_host_platform_device_count"
 
-# Each only where the installed XLA knows it.
-_QUICK_COMPILATION = (
-  "--xla_backend_optimization_level=0",  # without LLVM's costly optimisations
-  "--xla_cpu_parallel_codegen_split_count=1",  # one module of LLVM instead of 32
-  "--xla_cpu_use_fusion_emitters=false",  # XLA of JAX 0.10: the emitter that is four times as quick
-)
-
-
-def _known_to_xla(flags: tuple[str, ...]) -> list[str]:
-  """Returns the flags that the installed XLA knows: it ends a process that sets any other.
-
-  One process asks about all: before it ends, XLA lists the unknown ones.
-  """
-  asked = subprocess.run(
-    [sys.executable, "-c", "import jax; jax.devices()"],
-    env=os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  if asked.returncode == 0:
-    return [*flags]
-  unknown = asked.stderr.partition("Unknown flags in XLA_FLAGS:")[2].split()
-  return [flag for flag in flags if flag not in unknown] if unknown else []
-
-
 if "PYTEST_XDIST_WORKER" not in os.environ:  # else the session's first process has set them
   _flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICE_COUNT)]
-  _flags = [*_known_to_xla(_QUICK_COMPILATION), *_flags, f"{_DEVICE_COUNT}={DEVICES}"]
+  _flags = [*known_to_xla(OPTIONS), *_flags, f"{_DEVICE_COUNT}={DEVICES}"]
   os.environ["XLA_FLAGS"] = " ".join(_flags)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   _cache = tempfile.TemporaryDirectory(prefix="resnet_jax-tests-", ignore_cleanup_errors=True)
