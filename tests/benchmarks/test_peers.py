@@ -117,10 +117,12 @@ def test_a_step_that_takes_a_known_time_in_the_background_is_reported_to_take_it
   assert answer["first_step_seconds"] >= 0.05
 
 
-@pytest.mark.parametrize("mode", ["training", "inference"])
-def test_images_are_those_of_all_devices(mode):
-  its = task(mode=mode, batch_size=8)
-  work = ours.work(its)
+@pytest.mark.parametrize(
+  ("mode", "opener"),
+  [("training", ours.work), ("inference", ours.work), ("inference", ours.folded)],
+)
+def test_images_are_those_of_all_devices(mode, opener):
+  work = opener(task(mode=mode, batch_size=8))
   worker.warm_up(work)
   measured = worker.measure(work, seconds=60, images=20)
   report = work.report()
@@ -153,10 +155,13 @@ def test_ratios_are_those_of_the_rounds():
     return {"images": images, "seconds": 2.0, "peak_memory_bytes": images, **facts, **times}
 
   rounds = [
-    {"ours": answer(ours), "torch": answer(torch)} for ours, torch in ((10, 20), (30, 10), (8, 8))
+    {"ours": answer(ours), "ours_folded": answer(2 * ours), "torch": answer(torch)}
+    for ours, torch in ((10, 20), (30, 10), (8, 8))
   ]
   result = summarize(task(), rounds)
   assert (result["ratio_to_torch"], result["ratio_to_torch_range"]) == (1.0, [0.5, 3.0])
+  assert result["folded_ratio_to_torch"] == 2.0
+  assert not any("ratio_to_ours" in key for key in result)
   assert result["sides"]["ours"]["images_per_second"] == 5.0
   assert result["sides"]["ours"]["images_per_second_range"] == [4.0, 15.0]
   assert result["sides"]["torch"]["peak_memory_bytes"] == 20
@@ -218,6 +223,7 @@ def test_without_pytorch_the_others_are_measured_and_a_line_says_so(call_here, m
     (["--networks", "plain20"], "original residual network"),
     (["--networks", "preact_resnet110"], "original residual network"),
     (["--mode", "sleeping"], "no mode is called 'sleeping'"),
+    (["--sides", "ours_folded", "--mode", "training"], "ours_folded has no training"),
     (["--networks", "resnet20,"], "separated by commas"),
     (["--dtype", "float16"], "float16"),
     (["--rounds", "0"], "positive integer"),
