@@ -49,7 +49,8 @@ def add(parts: Any) -> None:
     metavar="SIDE,…",
     type=_names,
     default=(),
-    help="ours, flax, torch, torch_compile; default: all, torch_compile on GPUs alone",
+    help="ours, ours_folded (inference with batch norm folded into the convolutions), flax, torch, "
+    "torch_compile; default: all, torch_compile on GPUs alone",
   )
   sub.add_argument(
     "--batch-size",

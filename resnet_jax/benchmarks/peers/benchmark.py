@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from resnet_jax import models
 from resnet_jax.benchmarks.machine import cores, describe_machine
-from resnet_jax.benchmarks.peers.summary import OURS, Round, summarize, table
+from resnet_jax.benchmarks.peers.summary import OURS, OURS_FOLDED, Round, summarize, table
 from resnet_jax.benchmarks.peers.task import MODES, Mode, PeerTask
 from resnet_jax.benchmarks.side import Side
 from resnet_jax.errors import UserError
 
 SIDES = {
   OURS: "ours:work",
+  OURS_FOLDED: "ours:folded",  # in inference
   "flax": "plain_flax:work",
   "torch": "plain_torch:eager",
   "torch_compile": "plain_torch:compiled",
@@ -89,6 +90,8 @@ def run_peers_benchmark(
     say(line)
   turns = _Turns(benchmark, sides, say)
   results = [summarize(task, rounds) for task in tasks if (rounds := turns.measure(task))]
+  if not results:
+    raise UserError(f"nothing was measured: {OURS_FOLDED} has no training; add --mode inference")
   for line in table(results):
     say(line)
   return {
@@ -188,6 +191,8 @@ class _Turns:
     with contextlib.ExitStack() as stack:
       sides = {}
       for name in self._names:
+        if name == OURS_FOLDED and task.mode == "training":
+          continue  # For inference alone: trained on, it would be another network.
         if self._over(f"{task.network}, {task.mode}, {name}"):
           continue
         # One at a time: compiling takes all cores, and is timed.

@@ -16,6 +16,7 @@ from resnet_jax.benchmarks.work import Work
 from resnet_jax.data.config import DataConfig, SyntheticConfig
 from resnet_jax.evaluation.metrics import MetricSums
 from resnet_jax.evaluation.scores import make_score_step, view_scorer
+from resnet_jax.models import fold_batch_norm
 from resnet_jax.models.config import ModelConfig
 from resnet_jax.training.build import Run, build_run
 from resnet_jax.training.config import Config, OptimizerConfig
@@ -25,34 +26,24 @@ from resnet_jax.training.restore import initial_state
 
 def work(task: PeerTask) -> Work:
   """Training or inference of one batch, over all devices of this process."""
+  return _inference(task, folds=False) if task.mode == "inference" else _training(task)
+
+
+def folded(task: PeerTask) -> Work:
+  """Inference by the network whose batch norms are folded into its convolutions."""
+  return _inference(task, folds=True)
+
+
+def _training(task: PeerTask) -> Work:
   begun = time.perf_counter()
   run = build(task)
-  state = initial_state(run)
-  batch = devices.shard(_batch(task))
-  key = devices.replicate(run.key)
-  jax.block_until_ready((state, batch))
-  facts = device_facts(jax.devices()) | {
-    "parameters": parameter_count(state.params),
-    "setup_seconds": time.perf_counter() - begun,
-  }
-  if task.mode == "inference":
-    score = make_score_step(_view, view_scorer(run.model), devices.AXIS)
-    classify = run.parallelize(score, batch_argument=2, arguments=4)
-    variables = state.variables
-    return repeat(
-      launch=lambda: classify(variables, {}, batch, key),
-      wait=jax.block_until_ready,
-      loss=lambda scored: None,
-      images=task.batch_size,
-      facts=facts,
-      device_memory=devices.peak_memory,
-    )
+  state, batch, key, facts = _placed(task, run, begun)
   step = compile_step(run)
 
-  def launch() -> Any:
+  def launch() -> MetricSums:
     nonlocal state
     state, sums = step(state, {}, batch, key)
-    return sums
+    return sums  # type: ignore[no-any-return]
 
   def loss(sums: MetricSums) -> float:
     if sums.weight != task.batch_size:
@@ -68,6 +59,42 @@ def work(task: PeerTask) -> Work:
     device_memory=devices.peak_memory,
     settle=lambda: jax.block_until_ready(state),
   )
+
+
+def _inference(task: PeerTask, folds: bool) -> Work:
+  begun = time.perf_counter()
+  run = build(task)
+  state, batch, key, facts = _placed(task, run, begun)
+  model, variables = run.model, state.variables
+  if folds:
+    model, variables = fold_batch_norm(model, variables)
+    variables = devices.replicate(variables)
+  score = make_score_step(_view, view_scorer(model), devices.AXIS)
+  classify = run.parallelize(score, batch_argument=2, arguments=4)
+
+  def loss(scored: Any) -> None:
+    if len(scored["scores"]) != task.batch_size:
+      raise RuntimeError(f"a step has seen {len(scored['scores'])} of {task.batch_size} images")
+
+  return repeat(
+    launch=lambda: classify(variables, {}, batch, key),
+    wait=jax.block_until_ready,
+    loss=loss,
+    images=task.batch_size,
+    facts=facts,
+    device_memory=devices.peak_memory,
+  )
+
+
+def _placed(task: PeerTask, run: Run, begun: float) -> tuple[Any, Any, Any, dict[str, Any]]:
+  """State, batch and key on all devices, and the facts of the side, which was begun at a time."""
+  state, batch, key = initial_state(run), devices.shard(_batch(task)), devices.replicate(run.key)
+  jax.block_until_ready((state, batch))
+  facts = device_facts(jax.devices()) | {
+    "parameters": parameter_count(state.params),
+    "setup_seconds": time.perf_counter() - begun,
+  }
+  return state, batch, key, facts
 
 
 def build(task: PeerTask) -> Run:
