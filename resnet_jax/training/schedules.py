@@ -130,7 +130,7 @@ def _check_span(start: int, end: int) -> None:
 
 def _fraction_left(count: jax.typing.ArrayLike, start: int, end: int) -> jax.Array:
   """Returns the share of the steps between start and end that is still to be done, in [0, 1]."""
-  return _real(jnp.clip(jnp.subtract(end, count), 0, end - start)) / (end - start)
+  return _real(end - jnp.clip(count, start, end)) / (end - start)
 
 
 def _real(count: jax.Array) -> jax.Array:

@@ -150,13 +150,13 @@ def colors(shown, noisy, jittered):
     for pixels in (shown, jittered["hue"], jittered["saturation"])
   )
   # Of pixels of little colour, so that no saturation is cut off.
-  little = np.where(plain[..., 1] < 0.6, 1.0, np.nan)
+  little = np.where((plain[..., 1] > 0.05) & (plain[..., 1] < 0.6), 1.0, np.nan)
   turn = (turned[..., 0] - plain[..., 0] + 0.5) % 1 - 0.5
   spread = [pixels[:, :, :, 1].std((1, 2)) for pixels in (jittered["contrast"], shown)]
   return {
     **{f"color noise {i + 1}": along[:, i] for i in range(3)},
     "brightness": (jittered["brightness"] - shown)[:, :, :, 2].mean((1, 2)) / 255,
-    "saturation": np.nanmedian(faded[..., 1] / plain[..., 1] * little, 1),
+    "saturation": np.nanmedian(faded[..., 1] / (plain[..., 1] * little), 1),
     "hue": np.nanmedian(turn * little, 1),
     "contrast": spread[0] / spread[1],
   }
