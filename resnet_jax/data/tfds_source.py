@@ -155,9 +155,13 @@ class _ArrayRecords:
 
     def open_file(shard: int) -> Any:
       # Random access gains nothing from reading ahead.
-      return array_record_module.ArrayRecordReader(
-        os.fspath(paths[shard]), options="readahead_buffer_size:0", file_reader_buffer_size=32768
-      )
+      try:
+        return array_record_module.ArrayRecordReader(
+          os.fspath(paths[shard]), options="readahead_buffer_size:0", file_reader_buffer_size=32768
+        )
+      except RuntimeError as error:
+        reason, *_ = str(error).splitlines()
+        raise OSError(f"{paths[shard]} cannot be read ({reason}). {tfrecord.MEND}") from None
 
     self._file = functools.lru_cache(_OPEN_FILES)(open_file)
     self._paths = paths
@@ -168,14 +172,19 @@ class _ArrayRecords:
 
   def read(self, i: int) -> bytes:
     shard, record = self._position(i)
-    return self._file(shard).read([record])[0]
+    file = self._file(shard)
+    try:
+      return file.read([record])[0]
+    except RuntimeError as error:  # Of its own checksums.
+      reason, *_ = str(error).splitlines()
+      raise UndecodableError(f"the file is damaged: {reason}. {tfrecord.MEND}") from None
 
   def read_many(self, numbers: Sequence[int]) -> list[bytes | OSError | UndecodableError]:
     records: list[bytes | OSError | UndecodableError] = []
     for i in numbers:
       try:
         records.append(self.read(i))
-      except OSError as error:
+      except (OSError, UndecodableError) as error:
         records.append(error)
     return records
 

@@ -14,6 +14,7 @@ from resnet_jax.data import DataConfig, StreamingConfig, open_dataset
 from resnet_jax.data.example_source import UndecodableError
 from resnet_jax.data.prepare import prepare
 from resnet_jax.data.split_sources import open_sources
+from resnet_jax.data.tfds_source import TfdsSource
 from resnet_jax.errors import UserError
 
 TRAIN, FLIPS = 24, 60
@@ -123,3 +124,25 @@ def test_preparing_names_a_damaged_record_and_refuses_a_damaged_length(folder, c
     prepare("shapes", str(folder), image_size=16, short_side=18)
   assert f"the mean of {TRAIN - 1} images, 1 records left out" in capsys.readouterr().out
   assert f"record 0 of {first} is left out" in caplog.text
+
+
+def test_a_flipped_bit_of_an_array_record_costs_that_record_which_is_named(tmp_path):
+  pytest.importorskip("tensorflow_datasets")
+  pytest.importorskip("array_record")
+  write_tfds_set(tmp_path, "shapes", {"train": 6}, num_shards=1, file_format="array_record")
+  (path,) = tmp_path.rglob("*.array_record*")
+  whole = path.read_bytes()
+  want = TfdsSource("shapes", "train", str(tmp_path)).read_many(range(6))
+  for i, (image, _) in enumerate(want):
+    path.write_bytes(flipped(whole, 8 * (whole.index(image) + len(image) // 2)))
+    source = TfdsSource("shapes", "train", str(tmp_path))
+    found = source.read_many(range(6))
+    assert [j for j in range(6) if found[j] != want[j]] == [i]
+    assert isinstance(found[i], UndecodableError)
+    assert "the file is damaged: " in str(found[i]) and "Copy the file again" in str(found[i])
+    assert source.locate(i) == f"record {i} of {path}"
+    with pytest.raises(UndecodableError):
+      source.read(i)
+  path.write_bytes(b"x" * len(whole))
+  with pytest.raises(OSError, match=rf"{path} cannot be read .*Copy the file again"):
+    TfdsSource("shapes", "train", str(tmp_path)).read(0)
