@@ -246,8 +246,8 @@ CASES = [
     Shown(protocol="ten_crop", short_sides=(24,), crop=14, split="test", average=True),
   ),
   (
-    ("--protocol", "dense", "--short-sides", "12", "17", "--quantum", "1", "--crop", "12"),
-    Shown(protocol="dense", short_sides=(12, 17), quantum=1, crop=12),
+    ("--protocol", "dense", "--short-sides", "17", "22", "--quantum", "1", "--crop", "12"),
+    Shown(protocol="dense", short_sides=(17, 22), quantum=1, crop=12),
   ),
 ]
 

@@ -129,6 +129,21 @@ def test_two_processes_with_two_devices_each_do_what_one_with_four_does(alone, t
   assert_same_run(tmp_path, alone)
 
 
+def test_two_processes_of_which_one_gets_sigterm_both_end_with_75_and_go_on_together(tmp_path):
+  processes = start_two(tmp_path, "--config.length=100000steps")
+  wait_for_step(tmp_path, 4, processes)
+  processes[1].send_signal(signal.SIGTERM)
+  statuses, said = ended(processes)
+  assert statuses == [75, 75], said
+  assert [text.count("saved after SIGTERM; run the same command") for text in said] == [1, 0]
+  saved = max(checkpoints(tmp_path))
+  statuses, said = ended(start_two(tmp_path, f"--config.length={saved + 2}steps"))
+  assert statuses == [0, 0], said
+  assert checkpoints(tmp_path)[-1] == saved + 2
+  steps = [record["step"] for record in records(tmp_path) if record["split"] == "train"]
+  assert steps == list(range(1, saved + 3))
+
+
 @pytest.mark.long
 def test_a_run_whose_processes_end_in_every_way_goes_on_with_any_devices(alone, tmp_path):
   processes = start_two(tmp_path)
