@@ -10,12 +10,13 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from resnet_jax import devices
+from resnet_jax.benchmarks.flax_step import with_flax_network
 from resnet_jax.benchmarks.tpu_slice import Slice, describe_slice
 from resnet_jax.data.blank import blank_dataset
 from resnet_jax.data.dataset import Dataset
@@ -26,6 +27,8 @@ from resnet_jax.training.collectives import Collective, collectives_of
 from resnet_jax.training.config import Config
 from resnet_jax.training.loop import compile_step
 from resnet_jax.training.restore import state_shapes
+
+T = TypeVar("T")
 
 _GIB = 2**30
 # What the sizes of arrays in a TPU's memory are rounded to.
@@ -42,12 +45,14 @@ class CompileBenchmark:
     search: Whether to look for the largest batch that fits.
     layouts: Whether to compile the other layout of the network too: with the equal blocks of a
       stage in a loop (`model.scan`), or without.
+    peer: Whether to compile the step with a plain Flax network too, for comparison.
   """
 
   config: Config
   topology: str
   search: bool = True
   layouts: bool = True
+  peer: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +101,9 @@ def run_compile_benchmark(
     `collectives` (kind, count, bytes), `flops`, `bytes_accessed`, `argument_bytes`,
     `temporary_bytes`, `code_bytes`, `memory_bytes` of all three, `device_memory_bytes`, `fits`;
     `layouts`, which for unrolled and for scanned blocks has `fits`, `compile_seconds` and
-    `memory_bytes`; `largest_batch_per_device` and `largest_batch_size`. None stands for what was
-    not asked for, or has no answer.
+    `memory_bytes`; `flax`, which has `fits` and the quantities from `collectives` to `memory_bytes`
+    of the step with a plain Flax network; `largest_batch_per_device` and `largest_batch_size`. None
+    stands for what was not asked for, or has no answer.
 
   Raises:
     UserError: The config is wrong for the slice, its sizes are not known without its data, or the
@@ -108,6 +114,7 @@ def run_compile_benchmark(
   dataset = _dataset(config)
   compile_config = functools.partial(_compile, dataset=dataset, target=target)
   run = _build(config, dataset, target)
+  peer = with_flax_network(run) if benchmark.peer else None
   share = config.batch_size // len(target.devices)
   say(
     f"{config.model.name}, batch {config.batch_size:,} on {len(target.devices)} x {target.kind} "
@@ -121,6 +128,11 @@ def run_compile_benchmark(
     say(line)
   for name, found in layouts.items():
     say(f"{name} blocks: {_summary(found)}")
+  flax = None
+  if peer is not None:
+    found = _attempt(functools.partial(_compile_run, target=target), peer)
+    say(_comparison(found, compiled))
+    flax = {"fits": isinstance(found, Compiled), **_figures(found)}
   largest = None
   if benchmark.search:
     largest = _search(config, len(target.devices), compiled, target.memory, compile_config, say)
@@ -138,6 +150,7 @@ def run_compile_benchmark(
     "device_memory_bytes": target.memory,
     **_figures(compiled),
     "layouts": {name: _layout_figures(found) for name, found in layouts.items()},
+    "flax": flax,
     "largest_batch_per_device": largest,
     "largest_batch_size": None if largest is None else largest * len(target.devices),
   }
@@ -153,11 +166,18 @@ def _build(config: Config, dataset: Dataset, target: Slice) -> Run:
 
 
 def _compile(config: Config, dataset: Dataset, target: Slice) -> Compiled:
-  """Raises a `DoesNotFitError` where it takes more memory than there is."""
-  run = _build(config, dataset, target)
+  return _compile_run(_build(config, dataset, target), target)
+
+
+def _compile_run(run: Run, target: Slice) -> Compiled:
+  """Compiles the training step of a run.
+
+  Raises:
+    DoesNotFitError: It takes more memory than there is.
+  """
   split = run.dataset.splits["train"]
   one = split.fetch(np.zeros(1, np.int32), np.zeros(1, np.int32))
-  share = config.batch_size // len(target.devices)
+  share = run.config.batch_size // len(target.devices)
   batch = {
     name: jax.ShapeDtypeStruct((share, *array.shape[1:]), array.dtype)
     for name, array in one.items()
@@ -191,10 +211,10 @@ def _compile(config: Config, dataset: Dataset, target: Slice) -> Compiled:
   )
 
 
-def _attempt(compile_config: Callable[[Config], Compiled], config: Config) -> Compiled | str:
-  """What the compiler says; of what does not fit, why."""
+def _attempt(attempt: Callable[[T], Compiled], step: T) -> Compiled | str:
+  """Returns what the compiler says of a step; if it does not fit, why."""
   try:
-    return compile_config(config)
+    return attempt(step)
   except DoesNotFitError as error:
     return str(error)
 
@@ -310,6 +330,21 @@ def _summary(found: Compiled | str) -> str:
   if isinstance(found, str):
     return f"does not fit: {found}"
   return f"{found.memory / _GIB:.2f} GiB, compiled in {found.seconds:.0f} s"
+
+
+def _comparison(flax: Compiled | str, ours: Compiled | str) -> str:
+  if isinstance(flax, str):
+    return f"with a plain Flax network it does not fit: {flax}"
+  words = (
+    f"with a plain Flax network: reads and writes {flax.traffic / 1e9:.1f} GB, "
+    f"{flax.temporary / _GIB:.2f} GiB temporary"
+  )
+  if isinstance(ours, str):
+    return words
+  return (
+    f"{words}; ours {ours.traffic / flax.traffic:.3f} and "
+    f"{ours.temporary / flax.temporary:.3f} times as much"
+  )
 
 
 def _layout_figures(found: Compiled | str) -> dict[str, Any]:

@@ -39,6 +39,11 @@ def add(parts: Any) -> None:
   sub.add_argument(
     "--one-layout", action="store_true", help="do not compile the other layout of the blocks too"
   )
+  sub.add_argument(
+    "--peer",
+    choices=("flax",),
+    help="compile the step with a plain Flax network too, written as Flax's ImageNet example does",
+  )
 
 
 def execute(options: argparse.Namespace, rest: list[str]) -> int:
@@ -56,7 +61,11 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
     load_config(options.config, Config), rest, "resnet-jax benchmark compile"
   )
   benchmark = CompileBenchmark(
-    config, options.topology, search=not options.no_search, layouts=not options.one_layout
+    config,
+    options.topology,
+    search=not options.no_search,
+    layouts=not options.one_layout,
+    peer=options.peer is not None,
   )
 
   def say(line: str) -> None:

@@ -5,14 +5,24 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from resnet_jax import cli
 from resnet_jax.benchmarks import tpu_slice
 from resnet_jax.benchmarks.compile import largest_fitting
+from resnet_jax.benchmarks.flax_step import with_flax_network
+from resnet_jax.benchmarks.peers.flax_resnet import FlaxBlock
 from resnet_jax.benchmarks.tpu_slice import describe_slice
+from resnet_jax.data.blank import blank_dataset
 from resnet_jax.errors import UserError
+from resnet_jax.run.config import load_config, override_config
+from resnet_jax.training.build import build_run
+from resnet_jax.training.config import Config
+from resnet_jax.training.restore import state_shapes
+from resnet_jax.training.step import make_step
 
 SMALL = ("--config", "cifar10:resnet20", "--config.model.dtype=bfloat16")
 SMALL += ("--config.model.stage_sizes", "2", "--config.model.width=16", "--config.bn_group=32")
@@ -76,6 +86,55 @@ def test_the_topology_has_to_be_given(capsys):
   assert "--topology" in capsys.readouterr().err
 
 
+def small_run(*overrides):
+  config = override_config(
+    load_config("cifar10:resnet20", Config), [*SMALL[2:], *overrides], "test"
+  )
+  return build_run(config, dataset=blank_dataset(config.data, config.seed))
+
+
+def test_the_peer_is_the_same_step_with_nothing_but_stock_layers_of_flax():
+  run = with_flax_network(small_run())
+  split = run.dataset.splits["train"]
+  batch = {
+    name: np.zeros((32, *array.shape[1:]), array.dtype) for name, array in one(split).items()
+  }
+  step = make_step(split.view, run.model, run.optimizer)
+  kinds = set()
+
+  def record(function, args, kwargs, context):
+    if context.method_name == "__call__":
+      kinds.add(type(context.module))
+    return function(*args, **kwargs)
+
+  state = state_shapes(run)
+  with nn.intercept_methods(record):
+    after, _ = jax.eval_shape(step, state, split.constants, batch, run.key)
+  assert {kind for kind in kinds if not kind.__module__.startswith("flax.")} == {
+    type(run.model),
+    FlaxBlock,
+  }
+  assert {nn.Conv, nn.BatchNorm, nn.Dense} <= kinds
+  assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
+
+
+def one(split):
+  return split.fetch(np.zeros(1, np.int32), np.zeros(1, np.int32))
+
+
+@pytest.mark.parametrize(
+  ("field", "message"),
+  [
+    ("squeeze_excitation=4", r"has 1,\d{3} parameters and its plain Flax counterpart 1,\d{3}"),
+    ("shortcut=C", "is measured beside no peer"),
+  ],
+)
+def test_a_network_without_a_counterpart_in_plain_flax_is_refused(field, message):
+  run = small_run(f"--config.model.{field}")
+  with pytest.raises(UserError, match=message):
+    with_flax_network(run)
+
+
 def compiled(*arguments, status=0) -> dict | str:
   """The last line of the command, in a process of its own: it changes its environment."""
   pytest.importorskip("libtpu", reason="the TPU's compiler is not installed: resnet_jax[tpu]")
@@ -110,6 +169,24 @@ def test_a_small_step_exchanges_its_gradient_once_and_says_what_it_takes(paralle
   assert set(step["layouts"]) == {"unrolled", "scanned"}
   assert all(layout["compile_seconds"] > 0 for layout in step["layouts"].values())
   assert step["largest_batch_size"] is None
+
+
+@pytest.mark.long
+def test_a_step_with_a_plain_flax_network_is_compiled_for_comparison():
+  step = compiled(
+    *("--topology", "v5e:2x2", *SMALL, "--config.bn_group=32", "--config.batch_size=128"),
+    *("--no-search", "--one-layout", "--json-only", "--peer=flax"),
+  )
+  flax = step["flax"]
+  assert flax["fits"] is True
+  assert flax["flops"] == pytest.approx(step["flops"], rel=0.1)
+  assert flax["bytes_accessed"] == pytest.approx(step["bytes_accessed"], rel=0.5)
+  assert flax["bytes_accessed"] != step["bytes_accessed"]
+  assert flax["temporary_bytes"] > 0
+  (exchange,) = flax["collectives"]
+  # The gradient and the sums of the metrics; each device keeps its own running statistics.
+  statistics = 4 * 5 * 2 * 16
+  assert exchange["bytes"] == step["collectives"][0]["bytes"] - statistics
 
 
 @pytest.mark.long

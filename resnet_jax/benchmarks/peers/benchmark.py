@@ -123,6 +123,40 @@ def make_task(benchmark: PeersBenchmark, network: str, mode: Mode) -> PeerTask:
     model = models.create(network)
   except ValueError as error:
     raise UserError(str(error)) from None
+  cifar = getattr(model, "stem", None) == "cifar"
+  usual = _CIFAR_BATCH_SIZE if cifar else _BATCH_SIZES.get(network, _IMAGENET_BATCH_SIZE)
+  return describe_task(
+    network,
+    model,
+    mode,
+    batch_size=benchmark.batch_size or usual,
+    image_size=benchmark.image_size or models.image_shape(network)[0],
+    dtype=benchmark.dtype,
+  )
+
+
+def describe_task(
+  network: str,
+  model: models.Network,
+  mode: Mode,
+  *,
+  batch_size: int,
+  image_size: int,
+  dtype: Literal["float32", "bfloat16"],
+) -> PeerTask:
+  """Describes the work on a network to all sides.
+
+  Args:
+    network: Its name in the catalog.
+    model: The network.
+    mode: Training or inference.
+    batch_size: Number of images.
+    image_size: Height and width in pixels.
+    dtype: Of the computation.
+
+  Raises:
+    UserError: The peers do not have its like.
+  """
   if not (
     isinstance(model, models.ResNet) and model.order == "original" and model.shortcut in ("A", "B")
   ):
@@ -130,18 +164,16 @@ def make_task(benchmark: PeersBenchmark, network: str, mode: Mode) -> PeerTask:
       f"{network} is measured beside no peer: choose an original residual network, such as "
       f"{', '.join(NETWORKS)}"
     )
-  cifar = model.stem == "cifar"
-  usual = _CIFAR_BATCH_SIZE if cifar else _BATCH_SIZES.get(network, _IMAGENET_BATCH_SIZE)
   return PeerTask(
     network=network,
     mode=mode,
-    batch_size=benchmark.batch_size or usual,
-    image_size=benchmark.image_size or models.image_shape(network)[0],
-    dtype=benchmark.dtype,
+    batch_size=batch_size,
+    image_size=image_size,
+    dtype=dtype,
     stage_sizes=model.stage_sizes,
     width=model.width,
     bottleneck=model.block == "bottleneck",
-    cifar=cifar,
+    cifar=model.stem == "cifar",
     shortcut=model.shortcut,
     num_classes=model.num_classes,
     threads=cores(),
