@@ -497,7 +497,7 @@ def test_the_built_in_experiment_refuses_what_it_cannot_use(tmp_path, call_here)
     (f"finetune:{tmp_path},headless", "unknown option 'headless'"),
   ):
     status, out, err = call_here(*train, config)
-    assert (status, out) == (2, "")
+    assert (status, out) == (2, f"resnet-jax train: config {config}, workdir {tmp_path / 'run'}\n")
     assert words in err and "Traceback" not in err
 
 

@@ -101,7 +101,7 @@ def test_sigterm_before_the_training_is_75_and_writes_nothing(
   signals = Interrupted(monkeypatch, owners[moment[0]], moment[0])
   status, out, err = call_here(*command(tmp_path / "run"))
   assert signals.has_been
-  assert (status, out) == (75, "")
+  assert (status, out) == (75, f"resnet-jax train: config digits, workdir {tmp_path / 'run'}\n")
   assert "SIGTERM came before the training; nothing is lost" in err
   assert "Traceback" not in err
   assert not (tmp_path / "run").exists()

@@ -112,6 +112,8 @@ def _choose(
     return convolve
   if kernel.shape[:2] == (1, 1):
     return pointwise_as_dot
+  if not _is_static(x.shape[1:3]):
+    return convolve
   pixels = math.prod(-(-size // window.stride) for size in x.shape[1:3])
   if pixels <= _PATCHES_MAX_PIXELS and kernel.shape[-1] >= _PATCHES_MIN_FEATURES:
     return patches_as_dot
@@ -164,8 +166,16 @@ def chunk_count(shape: tuple[int, ...]) -> int:
   """Returns the number of equal chunks of the batch for the gradient of a kernel.
 
   Args:
-    shape: Shape of the convolution's output, (N, H', W', features).
+    shape: Shape of the convolution's output, (N, H', W', features). In a program that `jax.export`
+      exports for any batch some of it is symbolic, and there is one chunk.
   """
+  if not _is_static(shape):
+    return 1
   examples = shape[0]
   wanted = max(1, min(examples, math.prod(shape) // _CHUNK_ELEMENTS))
   return next(count for count in range(wanted, 0, -1) if examples % count == 0)
+
+
+def _is_static(shape: tuple[int, ...]) -> bool:
+  """Returns whether every size is a number, none a symbol of `jax.export`."""
+  return all(isinstance(size, int) for size in shape)

@@ -370,7 +370,7 @@ def test_global_max_pool_has_all_derivatives_under_all_transformations(x64):
   forward = jax.jit(lambda x: jax.jvp(loss, (x,), (tangent,)))(x)
   np.testing.assert_allclose(forward, (np.sin(top).sum(), (gradient * tangent).sum()), rtol=1e-13)
   product = jax.jit(lambda x: jax.jvp(jax.grad(loss), (x,), (tangent,))[1])(x)
-  np.testing.assert_allclose(product, -best * np.sin(top) * tangent, rtol=1e-13)
+  np.testing.assert_allclose(product, best * -np.sin(top) * tangent, rtol=1e-13)
   one_by_one = jax.vmap(jax.grad(lambda x: loss(x[None])))(x)
   np.testing.assert_allclose(one_by_one, gradient, rtol=1e-13)
   shape = jax.export.symbolic_shape(f"batch, 5, 3, {CHANNELS}")
