@@ -125,7 +125,7 @@ def one(split):
 @pytest.mark.parametrize(
   ("field", "message"),
   [
-    ("squeeze_excitation=4", r"has 1,\d{3} parameters and its plain Flax counterpart 1,\d{3}"),
+    ("squeeze_excitation=4", r"has 10,274 parameters and its plain Flax counterpart 9,978"),
     ("shortcut=C", "is measured beside no peer"),
   ],
 )

@@ -91,7 +91,7 @@ def asked(benchmark):
   sides, measured = [], []
 
   class Side:
-    def __init__(self, kind, task):
+    def __init__(self, kind, opener, task, install):
       sides.append((kind, task.threads))
       self.task = task
 
@@ -191,7 +191,7 @@ def compiled(benchmark):
     used = 1000 * config.batch_size // 4
     if used > 30_000:
       raise compiling.DoesNotFitError
-    return compiling.Compiled(1.0, [], 1.0, 1.0, arguments=used, temporary=0, code=0)
+    return compiling.Compiled(1.0, [], 1.0, 1.0, arguments=used, temporary=1, code=0)
 
   def describe(name):
     return Slice(name, tuple(jax.devices()), 30_000)
@@ -199,6 +199,10 @@ def compiled(benchmark):
   with (
     mock.patch.object(compiling, "describe_slice", describe),
     mock.patch.object(compiling, "_compile", compile_one),
+    mock.patch.object(compiling, "with_flax_network", lambda run: run),
+    mock.patch.object(
+      compiling, "_compile_run", lambda run, target: compile_one(run.config, run.dataset, target)
+    ),
   ):
     found = compiling.run_compile_benchmark(benchmark, lambda line: None)
   return {
@@ -206,12 +210,19 @@ def compiled(benchmark):
     "images": found["batch_per_device"],
     "layouts": set(found["layouts"]),
     "largest": found["largest_batch_per_device"] or 0,
+    "peer": found["flax"] is not None,
   }
 
 
 def compiled_by_hand(**changes):
   both = {"unrolled", "scanned"}
-  return {"topology": "v5e:2x2", "images": 2, "layouts": both, "largest": 24} | changes
+  return {
+    "topology": "v5e:2x2",
+    "images": 2,
+    "layouts": both,
+    "largest": 24,
+    "peer": False,
+  } | changes
 
 
 COMPILE_ROWS = (
@@ -229,4 +240,5 @@ COMPILE_ROWS = (
     compiled,
     lambda also: compiled_by_hand(layouts={"unrolled", "scanned"} if also else {"unrolled"}),
   ),
+  Row("peer", (False, True), compiled, lambda also: compiled_by_hand(peer=also)),
 )

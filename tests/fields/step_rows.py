@@ -43,7 +43,9 @@ def row(field, *values, **beside):
   def expect(value):
     return train_by_hand(with_fields(BASE, SHORT | beside | {field: value}), STEPS)
 
-  return Row(field, values, trained, expect, SHORT | beside, rtol=1e-6)
+  # Pixels are normalised in float32, which compiled code rounds otherwise than NumPy: by 3e-8 of a
+  # pixel, 5e-6 of a mean of batch norm near zero.
+  return Row(field, values, trained, expect, SHORT | beside, rtol=1e-5)
 
 
 # What says of itself what it is.

@@ -16,6 +16,7 @@ import protocol_rows
 import pytest
 import rate_rows
 import resident_rows
+import speed_rows
 import step_rows
 import streaming_rows
 from runs import BASE
@@ -44,6 +45,9 @@ OTHERS = (
   (benchmark_rows.STEP, benchmark_rows.STEP_ROWS),
   (benchmark_rows.INPUT, benchmark_rows.INPUT_ROWS),
   (benchmark_rows.COMPILE, benchmark_rows.COMPILE_ROWS),
+  (speed_rows.PEERS, speed_rows.PEERS_ROWS),
+  (speed_rows.START, speed_rows.START_ROWS),
+  (speed_rows.SEEDS, speed_rows.SEEDS_ROWS),
 )
 
 

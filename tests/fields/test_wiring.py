@@ -50,7 +50,7 @@ def test_a_run_with_all_settings_at_once_is_the_training_by_hand(recipe):
   found, want = trained(config), train_by_hand(config, STEPS)
   assert set(want["validation"]) == {"loss", "ema_loss"}
   for part, numbers in want.items():
-    assert agree(found[part], numbers, rtol=1e-6), f"{part}: {found[part]}, expected {numbers}"
+    assert agree(found[part], numbers, rtol=1e-5), f"{part}: {found[part]}, expected {numbers}"
 
 
 def test_a_step_is_given_every_argument_and_each_is_the_run_s():
