@@ -1,4 +1,4 @@
-"""Benchmarks beside peers, of starts and of seeds at once, on a clock that only their work moves."""
+"""Benchmarks beside peers, of starts and of seeds at once, on a clock that only work moves."""
 
 import itertools
 from types import SimpleNamespace
@@ -135,7 +135,7 @@ PEERS_ROWS = (
 )
 
 
-# The start of a run. Cold starts take the whole clock, warm ones half of it.
+# The start of a run.
 
 START = starting.StartBenchmark("digits", ("--config.seed=1",), rounds=2)
 

@@ -43,7 +43,7 @@ def _training(task: PeerTask) -> Work:
   def launch() -> MetricSums:
     nonlocal state
     state, sums = step(state, {}, batch, key)
-    return sums  # type: ignore[no-any-return]
+    return sums
 
   def loss(sums: MetricSums) -> float:
     if sums.weight != task.batch_size:
