@@ -155,13 +155,9 @@ class _ArrayRecords:
 
     def open_file(shard: int) -> Any:
       # Random access gains nothing from reading ahead.
-      try:
-        return array_record_module.ArrayRecordReader(
-          os.fspath(paths[shard]), options="readahead_buffer_size:0", file_reader_buffer_size=32768
-        )
-      except RuntimeError as error:
-        reason, *_ = str(error).splitlines()
-        raise OSError(f"{paths[shard]} cannot be read ({reason}). {tfrecord.MEND}") from None
+      return array_record_module.ArrayRecordReader(
+        os.fspath(paths[shard]), options="readahead_buffer_size:0", file_reader_buffer_size=32768
+      )
 
     self._file = functools.lru_cache(_OPEN_FILES)(open_file)
     self._paths = paths
@@ -175,8 +171,10 @@ class _ArrayRecords:
     file = self._file(shard)
     try:
       return file.read([record])[0]
-    except RuntimeError as error:  # Of its own checksums.
+    except RuntimeError as error:  # Its checksums differ, or the file cannot be opened or read.
       reason, *_ = str(error).splitlines()
+      if not self._paths[shard].is_file():
+        raise OSError(f"{self._paths[shard]} cannot be read: {reason}") from None
       raise UndecodableError(f"the file is damaged: {reason}. {tfrecord.MEND}") from None
 
   def read_many(self, numbers: Sequence[int]) -> list[bytes | OSError | UndecodableError]:
