@@ -28,8 +28,6 @@ from resnet_jax.training.restore import restore_variables
 SMALL = [
   "--config.model.stage_sizes",
   "1",
-  "1",
-  "1",
   "--config.model.width=4",
   "--config.batch_size=32",
   "--config.length=3 epochs",
@@ -89,7 +87,7 @@ def test_a_run_leaves_config_environment_metrics_events_and_checkpoints(whole):
   config = json.loads((whole / "config.json").read_text())
   assert config["model"] == {
     "name": "resnet20",
-    "overrides": {"stage_sizes": [1, 1, 1], "width": 4},
+    "overrides": {"stage_sizes": [1], "width": 4},
   }
   environment = json.loads((whole / "environment.json").read_text())
   assert {"commit", "dirty", "packages", "devices", "command"} <= set(environment)

@@ -114,9 +114,11 @@ def test_sigterm_before_the_training_is_75_and_writes_nothing(
     pytest.param(loop, "_start", 1, False, 1, id="while the state is made"),
     pytest.param(loop, "_training_values", 1, False, 2, id="while metrics are recorded"),
     pytest.param(loop, "make_validation", 1, False, 6, id="during the validation"),
-    pytest.param(Checkpoints, "save", 1, False, 5, id="before a save"),
+    pytest.param(Checkpoints, "save", 1, False, 5, id="before a save", marks=pytest.mark.long),
     pytest.param(Checkpoints, "save", 1, True, 5, id="during a save"),
-    pytest.param(Records, "sync", 2, True, 7, id="while records are synced"),
+    pytest.param(
+      Records, "sync", 2, True, 7, id="while records are synced", marks=pytest.mark.long
+    ),
     # All is done: the run is whole.
     pytest.param(Checkpoints, "wait", 1, False, STEPS, id="while the last save is waited for"),
   ],

@@ -22,7 +22,7 @@ from resnet_jax.launch import local
 from resnet_jax.run.lock import locked
 from resnet_jax.run.records import read_records
 
-FIELDS = '"model.stage_sizes": (1, 1, 1), "model.width": 4, "batch_size": 32, "seed": s'
+FIELDS = '"model.stage_sizes": (1,), "model.width": 4, "batch_size": 32, "seed": s'
 SEVERAL = ("--launcher", "commands", "--processes", "2")
 SKY = ("--launcher", "skypilot", "--accelerator", "v5e-64", "--setup", "true")
 LENGTHS = '"length": "40 steps", "log_every": "5 steps", "evaluate_every": "20 steps"'
@@ -200,17 +200,18 @@ def test_runs_are_trained_and_not_repeated_and_one_that_fails_leaves_the_rest(tm
 
 @pytest.fixture
 def under_way(tmp_path, call_here, monkeypatch):
-  """Sweeps two runs of a stand-in: the second one waits, and then something is done to it."""
+  """Sweeps two runs of a stand-in: once the first is done, something is done to the second."""
   stub = (sys.executable, "-S", str(pathlib.Path(__file__).parent / "launch" / "stub_train.py"))
   monkeypatch.setattr(local, "Local", functools.partial(local.Local, program=stub))
   file = write(tmp_path, "range(2)", ', "optimizer.learning_rate": (0.1, 0.5)[s]')
-  second = tmp_path / "W" / "001"
+  first, second = (tmp_path / "W" / name for name in ("000", "001"))
+  awaited = (first / "checkpoints" / "40", second / "metrics.jsonl")
 
   def act(what) -> None:
     end = time.monotonic() + 300
-    while not (second / "metrics.jsonl").exists() and time.monotonic() < end:
+    while not (ready := all(path.exists() for path in awaited)) and time.monotonic() < end:
       time.sleep(0.01)
-    if (second / "metrics.jsonl").exists():
+    if ready:
       what()
 
   def under_way(what) -> tuple[int, str, str]:

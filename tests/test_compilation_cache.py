@@ -5,8 +5,6 @@ import subprocess
 import sys
 import zlib
 
-import pytest
-
 from resnet_jax.compilation_cache import remove_damaged
 
 COMPILE = """
@@ -37,23 +35,16 @@ def compile_program(cache) -> tuple[int, str]:
   return int(result.stdout), result.stderr
 
 
-DAMAGES = {
-  "truncated": lambda content: content[: len(content) // 2],
-  "empty": lambda content: b"",
-  "another file": lambda content: b"x" + content,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_entry_is_removed_with_a_line_and_written_again_in_the_same_run(damage, tmp_path):
+def test_a_damaged_entry_is_removed_with_a_line_and_written_again_in_the_same_run(tmp_path):
   assert compile_program(tmp_path) == (0, "")
   (entry,) = tmp_path.glob("jit_program-*-cache")
   content = entry.read_bytes()
-  entry.write_bytes(DAMAGES[damage](content))
-  hits, said = compile_program(tmp_path)
-  assert hits == 0
-  assert said == (f"removed a damaged entry of jit_program from {tmp_path}: it is compiled anew\n")
-  assert zlib.decompress(entry.read_bytes())
+  for damaged in (content[: len(content) // 2], b"", b"x" + content):
+    entry.write_bytes(damaged)
+    hits, said = compile_program(tmp_path)
+    assert hits == 0
+    assert said == f"removed a damaged entry of jit_program from {tmp_path}: it is compiled anew\n"
+    assert zlib.decompress(entry.read_bytes())
   assert compile_program(tmp_path) == (1, "")
 
 

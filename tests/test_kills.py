@@ -167,29 +167,17 @@ def kill_in(runs: Runs, targets: list[str], generator: np.random.Generator, ofte
       left.remove(met)
 
 
-def terminate_in_first_step(runs: Runs, generator: np.random.Generator) -> int:
-  """Sends SIGTERM until one meets the first step of a process; returns what that process saved."""
-  for _ in range(20):
-    if runs.terminate(runs.draw(generator, FIRST_STEP)) == f"{FIRST_STEP} ({EXIT_PREEMPTED})":
-      return killing.look(runs.workdir).saved
-  raise AssertionError(f"not met: {FIRST_STEP}\n{runs.histogram()}")
-
-
-def test_a_run_stopped_at_random_moments_ends_with_the_same_bits_and_records(tmp_path):
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits_and_records(tmp_path):
   generator = np.random.default_rng(SEED)
   # In this order each phase is ahead, and saves are far enough apart for the others to be seen.
   settings = Settings(length=76, save_every=26)
   runs = Runs(Reference(settings, tmp_path / "reference"), tmp_path)
   kill_in(runs, [FIRST_STEP], generator)
-  saved = terminate_in_first_step(runs, generator)
-  kill_in(runs, [SAVE], generator, often=1)
-  runs.terminate(runs.draw(generator, STEP, often=1))
-  # While it ends, which takes Python a second or two.
-  assert runs.terminate(Moment(END, 1, generator.uniform(0, 1))) is None
+  # The second save: the run goes on from the first.
+  kill_in(runs, [SAVE], generator, often=2)
+  runs.finish()
   print(runs.histogram())
-  # How many steps a process takes before it sees the signal, and so what it saves, is not known.
-  assert {0, saved} < runs.resumed
-  assert saved > 0
+  assert max(runs.resumed) > 0
 
 
 @pytest.fixture(scope="module")

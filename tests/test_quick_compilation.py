@@ -7,7 +7,7 @@ KNOWN = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split
 UNKNOWN = ["--xla_no_such_option=1", "--xla_nor_this=false"]
 
 
-@pytest.mark.parametrize("unknown", [UNKNOWN[:0], UNKNOWN[:1], UNKNOWN])
+@pytest.mark.parametrize("unknown", [[], UNKNOWN])
 def test_only_options_that_the_installed_xla_knows_are_set(unknown):
   assert known_to_xla([*unknown, *KNOWN]) == KNOWN
 

@@ -195,12 +195,14 @@ def test_an_interrupted_preparation_is_finished_by_running_it_again(
 @pytest.mark.parametrize(
   ("file_format", "moment"),
   [
-    ("tfrecord", "walking"),
-    ("tfrecord", "averaging"),
     ("tfrecord", "writing 0"),  # the first index
     ("tfrecord", "writing 2"),  # the statistics
     ("array_record", "averaging"),
-    ("array_record", "writing 0"),  # the statistics: there is no index
+    # Nothing is being written then, as above.
+    pytest.param("tfrecord", "walking", marks=pytest.mark.long),
+    pytest.param("tfrecord", "averaging", marks=pytest.mark.long),
+    # The statistics, as with TFRecords: there is no index.
+    pytest.param("array_record", "writing 0", marks=pytest.mark.long),
   ],
 )
 def test_a_preparation_that_is_killed_is_finished_by_running_it_again(

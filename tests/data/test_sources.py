@@ -215,6 +215,7 @@ def test_a_damaged_file_is_a_users_error_that_names_it(prepared, kind):
   assert str(path) in str(error.value)
 
 
+@pytest.mark.long
 def test_cifar_10_has_its_published_mean_color_and_the_papers_split(test_data, monkeypatch):
   folder = test_data / "cifar10"
   if not folder.is_dir():

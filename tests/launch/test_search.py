@@ -45,7 +45,7 @@ def write(tmp_path):
       f'import optuna\nconfig = "digits"\n{more}\n'
       f"def suggest(trial):\n  rate = {rate}\n"
       '  return {"optimizer.learning_rate": rate, "length": "40 steps", '
-      f'"model.stage_sizes": (1, 1, 1), "model.width": 4{fields}}}\n'
+      f'"model.stage_sizes": (1,), "model.width": 4{fields}}}\n'
     )
     return str(path)
 

@@ -32,7 +32,7 @@ def train(dtype: str, steps: int, fields: dict) -> dict:
   from resnet_jax.training.loop import compile_step, device_batches
   from resnet_jax.training.restore import initial_state
 
-  net = {"stage_sizes": (1, 1), "width": 4, "dtype": dtype, "param_dtype": dtype}
+  net = {"stage_sizes": (1,), "width": 2, "dtype": dtype, "param_dtype": dtype}
   config = training.Config(
     model=models.ModelConfig("resnet20", net),
     data=DataConfig("synthetic", synthetic=SyntheticConfig(train_examples=64, image_size=8)),

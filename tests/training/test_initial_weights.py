@@ -229,7 +229,10 @@ def test_a_run_that_began_so_resumes_to_the_same_bits_without_the_other(source, 
   equal(jax.device_get(fit(run, tmp_path / "stopped")), whole)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "lars", "adamw"])
+@pytest.mark.parametrize(
+  "optimizer",
+  ["adamw", *(pytest.param(name, marks=pytest.mark.long) for name in ("sgd", "lars"))],
+)
 def test_fine_tuning_moves_what_is_not_frozen_and_no_bit_of_the_rest(optimizer, source, tmp_path):
   workdir, state = source
   config = change(
