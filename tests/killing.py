@@ -239,14 +239,12 @@ class Reference:
     self._records, self._best = records(workdir), best_step(workdir)
     self._last = last_checkpoint(workdir)
 
-  def draw(
-    self, generator: np.random.Generator, target: str, workdir: pathlib.Path, often: int = 3
-  ) -> Moment:
-    """A random moment of a phase, at one of the next `often` times that it comes."""
+  def draw(self, generator: np.random.Generator, target: str, workdir: pathlib.Path) -> Moment:
+    """A random moment of a phase, at one of the next three times that it comes."""
     saved = look(workdir).saved if workdir.exists() else 0
     seen = self._seen[target] or [(0.01, 0)]
     ahead = sum(1 for _, after in seen if after > saved)
-    time = int(generator.integers(min(often, max(ahead, 1)))) + 1
+    time = int(generator.integers(min(3, max(ahead, 1)))) + 1
     seconds = generator.choice([seconds for seconds, _ in seen])
     return Moment(target, time, generator.uniform(0, seconds))
 
