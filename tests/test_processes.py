@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -113,34 +114,38 @@ def assert_same_run(workdir, other):
     assert one == pytest.approx(two, rel=1e-6)
 
 
-def train_alone(workdir, *arguments):
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> pathlib.Path:
   """The run of one process with four devices."""
-  (status,), (said,) = ended([start(workdir, *arguments, devices=4)])
+  workdir = tmp_path_factory.mktemp("alone") / "run"
+  (status,), (said,) = ended([start(workdir, devices=4)])
   assert status == 0, said
   return workdir
 
 
-def test_two_processes_of_which_one_gets_sigterm_end_with_75_and_go_on_to_the_run_of_one(tmp_path):
-  processes = start_two(tmp_path / "two", "--config.length=100000steps")
-  wait_for_step(tmp_path / "two", 4, processes)
+def test_two_processes_with_two_devices_each_do_what_one_with_four_does(alone, tmp_path):
+  statuses, said = ended(start_two(tmp_path))
+  assert statuses == [0, 0], said
+  assert_same_run(tmp_path, alone)
+
+
+def test_two_processes_of_which_one_gets_sigterm_both_end_with_75_and_go_on_together(tmp_path):
+  processes = start_two(tmp_path, "--config.length=100000steps")
+  wait_for_step(tmp_path, 4, processes)
   processes[1].send_signal(signal.SIGTERM)
   statuses, said = ended(processes)
   assert statuses == [75, 75], said
   assert [text.count("saved after SIGTERM; run the same command") for text in said] == [1, 0]
-  saved = max(checkpoints(tmp_path / "two"))
-  length = f"--config.length={saved + 2}steps"
-  statuses, said = ended(start_two(tmp_path / "two", length))
+  saved = max(checkpoints(tmp_path))
+  statuses, said = ended(start_two(tmp_path, f"--config.length={saved + 2}steps"))
   assert statuses == [0, 0], said
-  assert checkpoints(tmp_path / "two")[-1] == saved + 2
-  steps = [record["step"] for record in records(tmp_path / "two") if record["split"] == "train"]
+  assert checkpoints(tmp_path)[-1] == saved + 2
+  steps = [record["step"] for record in records(tmp_path) if record["split"] == "train"]
   assert steps == list(range(1, saved + 3))
-  assert_same_run(tmp_path / "two", train_alone(tmp_path / "one", length))
 
 
 @pytest.mark.long
-def test_a_run_whose_processes_end_in_every_way_goes_on_with_any_devices(tmp_path_factory):
-  alone = train_alone(tmp_path_factory.mktemp("alone") / "run")
-  tmp_path = tmp_path_factory.mktemp("several")
+def test_a_run_whose_processes_end_in_every_way_goes_on_with_any_devices(alone, tmp_path):
   processes = start_two(tmp_path)
   wait_for_step(tmp_path, 4, processes)
   processes[1].send_signal(signal.SIGTERM)
