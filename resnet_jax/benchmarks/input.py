@@ -129,7 +129,7 @@ def run_input_benchmark(
 
 
 def _task(benchmark: InputBenchmark) -> InputTask:
-  """Describes the work; opens the data set here too, to report its faults before any side starts."""
+  """Describes the work; opens the data set to report its faults before any side starts."""
   config = benchmark.data
   train = open_dataset(config, seed=0).splits["train"]
   first = np.zeros(1, np.int32)

@@ -44,7 +44,7 @@ def add_benchmark(
   epilog: str,
   takes_fields: bool = True,
 ) -> argparse.ArgumentParser:
-  """The parser of a part of `benchmark`.
+  """Adds the parser of a part of `benchmark`.
 
   Args:
     parts: Where argparse keeps the parsers of the parts.
@@ -53,7 +53,7 @@ def add_benchmark(
     summary: A line, without a full stop.
     description: What stands before the arguments in its help, as it is.
     epilog: What stands behind them.
-    takes_fields: Whether fields of a config may follow its arguments.
+    takes_fields: Whether fields of a config may follow the arguments.
   """
   parser = parts.add_parser(
     name,
