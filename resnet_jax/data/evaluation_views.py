@@ -1,7 +1,7 @@
-"""Crops that a network is measured by: the centre alone, or ten.
+"""Crops for evaluation: the centre crop, and ten crops.
 
-The paper (section 3.4) measures single networks by the ten crops of Krizhevsky et al. 2012, and its
-best by applying the network to whole images (`whole_images.py`).
+The paper (section 3.4) evaluates single networks with the ten crops of Krizhevsky et al. 2012, and
+its best results with whole images (`whole_images.py`).
 """
 
 import dataclasses
@@ -107,7 +107,7 @@ def ten_crops(split: Split, settings: StreamingConfig) -> Split:
 
 
 def require_decoder(split: Split) -> DecodedExamples:
-  """The `fetch` of a split of a streaming data set.
+  """Returns the `fetch` of a split, which must be of a streaming data set.
 
   Raises:
     TypeError: If the split is not one of a streaming data set.

@@ -70,12 +70,12 @@ def evaluation_batches(
 
 
 def even_batch_size(examples: int, most: float, multiple: int = 1) -> int:
-  """The size of batches into which examples go with the least filling, in as few as may be.
+  """Returns the batch size with the least padding among those that need the fewest batches.
 
   Args:
-    examples: How many there are.
-    most: The largest size, which is rounded up to a multiple.
-    multiple: Of what the size is a multiple.
+    examples: Number of examples.
+    most: The largest size; rounded up to a multiple of `multiple`.
+    multiple: The size is a multiple of this.
   """
   units, largest = -(-examples // multiple), max(1, math.ceil(most / multiple))
   batches = -(-units // largest)
@@ -83,7 +83,7 @@ def even_batch_size(examples: int, most: float, multiple: int = 1) -> int:
 
 
 def ahead(call: Callable[[T], U], arguments: Iterator[T], count: int) -> Iterator[U]:
-  """Maps a function with `count` calls under way beyond the next result's, each in a thread."""
+  """Maps a function in threads, with `count` calls running ahead of the next result."""
   if not count:
     yield from map(call, arguments)
     return

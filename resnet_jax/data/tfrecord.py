@@ -1,12 +1,12 @@
 """Random access to TFRecord files, which have none: an index of where each record lies.
 
-A TFRecord file is a run of records: u64 length, u32 checksum of the length, the data, u32 checksum
-of the data, little-endian, with nothing between. Walking the headers once gives every offset. No
-TensorFlow is needed, neither for the walk nor for reading.
+A TFRecord file is a sequence of records: u64 length, u32 checksum of the length, the data, u32
+checksum of the data, little-endian, without gaps. Walking the headers once gives every offset.
+Neither the walk nor reading needs TensorFlow.
 
-Both checksums are verified whenever a record is read, as TensorFlow does: the walk verifies those
-of the lengths, by which it finds the next record. They are CRC32Cs, "masked" because a CRC of data
-that holds its own CRC tells nothing (tensorflow/core/lib/hash/crc32c.h).
+Like TensorFlow, the reader verifies both checksums of every record. The walk verifies those of the
+lengths, which locate the next record. They are CRC32Cs, "masked" because the CRC of data that
+contains its own CRC is meaningless (tensorflow/core/lib/hash/crc32c.h).
 """
 
 import bisect
@@ -37,14 +37,14 @@ _WALKED_AT_ONCE = 1 << 20
 _READ_TOGETHER = 8 << 20
 
 
-# What to do about a damaged file.
+# Advice for damaged files, which ends error messages.
 MEND = "Copy the file again, or delete its folder and prepare the data set again"
 
 
 def masked_crc(data: bytes) -> int:
-  """The checksum of some bytes as TFRecord files store it.
+  """Returns the checksum of some bytes as TFRecord files store it.
 
-  The library computes 110 kB in 10 microseconds, too few to be worth releasing Python's lock.
+  The library takes 10 microseconds for 110 kB, too short a time to be worth releasing the GIL.
   """
   crc = google_crc32c.value(data)
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -52,7 +52,7 @@ def masked_crc(data: bytes) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class TFRecordIndex:
-  """Where each record of a list of files ("shards") lies.
+  """The position of each record in a list of files ("shards").
 
   Attributes:
     names: (S,) unicode, the files' names.
@@ -87,7 +87,7 @@ def build_index(
     progress: Called with the number of files that were done since the last call.
 
   Raises:
-    UserError: If a file does not end where a record ends, or the checksum of a length is not right.
+    UserError: If a file does not end where a record ends, or the checksum of a length is wrong.
     OSError: If one cannot be read.
   """
   sizes = folder.sizes(names)
@@ -110,7 +110,7 @@ def build_index(
 
 
 def _walk(folder: DataFolder, name: str, size: int) -> np.ndarray:
-  """(N, 2) int64: offset and length of the data of each record in a file."""
+  """Finds the offset and length of the data of each record in a file: (N, 2) int64."""
   records: list[tuple[int, int]] = []
   position = 0
   piece, piece_start, ahead = b"", 0, _HEADER.size
@@ -184,9 +184,9 @@ class TFRecordReader:
     return record
 
   def read_many(self, numbers: Sequence[int]) -> list[bytes | OSError | UndecodableError]:
-    """As `read` of each number, in their order; an error stands in the place of its record.
+    """Reads several records, in order; where `read` would raise, returns the error instead.
 
-    Records that follow one another in a file are read in one piece, whatever their order here.
+    Consecutive records of a file are read in one piece, in whatever order they are requested.
     """
     runs = self._runs(numbers)
     pieces = self._folder.read_many([self._span(run[0], run[-1]) for run in runs])
@@ -198,7 +198,7 @@ class TFRecordReader:
       elif len(run) == 1:
         found[run[0]] = self._named(run[0], piece)
       else:
-        # One of them is at fault; the others are not to suffer from it.
+        # One record may be at fault, so each is read separately.
         alone = self._folder.read_many([self._span(i, i) for i in run])
         for i, data in zip(run, alone, strict=True):
           found[i] = self._verified(i, data, 0) if isinstance(data, bytes) else self._named(i, data)
@@ -231,23 +231,23 @@ class TFRecordReader:
     return runs
 
   def _start(self, i: int) -> int:
-    """Where a record begins in its file, with its length."""
+    """Returns the position of a record's header in its file, in bytes."""
     return int(self._index.offsets[i]) - _HEADER.size
 
   def _span(self, first: int, last: int) -> Range:
-    """The bytes of a record, and of those up to another in the same file, checksums included."""
+    """Returns the range of some consecutive records of a file, checksums included."""
     shard, _ = self._position(first)
     start = self._start(first)
     end = int(self._index.offsets[last] + self._index.lengths[last]) + _FOOTER.size
     return self._names[shard], start, end - start
 
   def _verified(self, i: int, piece: bytes, start: int) -> bytes | UndecodableError:
-    """The data of record i, which begins at `start` in a piece of its file."""
+    """Returns the data of record i, whose header is at `start` in a piece of its file."""
     length, checksum = _HEADER.unpack_from(piece, start)
-    head = start + _HEADER.size
-    end = head + int(self._index.lengths[i])
-    data = piece[head:end]
-    if length != end - head or checksum != masked_crc(piece[start : start + _LENGTH_BYTES]):
+    begin = start + _HEADER.size
+    end = begin + int(self._index.lengths[i])
+    data = piece[begin:end]
+    if length != end - begin or checksum != masked_crc(piece[start : start + _LENGTH_BYTES]):
       what = "length"
     elif masked_crc(data) != _FOOTER.unpack_from(piece, end)[0]:
       what = "data"

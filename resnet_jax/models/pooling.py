@@ -95,13 +95,12 @@ def global_average_pool(x: jax.Array) -> jax.Array:
 def global_max_pool(x: jax.Array) -> jax.Array:
   """Returns the maxima over all positions: (N, H, W, C) -> (N, C), float32 or wider.
 
-  Of equal maxima the first one, row by row, has the gradient, as in `max_pool`; `jnp.max` would
+  Of equal maxima, the first in row-major order gets the gradient, as in `max_pool`; `jnp.max` would
   divide it among them. The maximum of a channel with a NaN is NaN.
   """
-  # The gradient of `x.max()` asks where x equals its maximum. XLA may compute x a second time for
-  # that, rounded differently, and then finds no such place. An index is never rounded. A mask
-  # instead of a gather, because the transpose of a gather is a scatter, which is slow on GPUs where
-  # results have to be deterministic.
+  # The gradient of `x.max()` compares x with its maximum. XLA may recompute x for that, with other
+  # rounding, and then nothing is equal; an index is not rounded. A mask replaces a gather, because
+  # the gradient of a gather is a scatter, which is slow on GPUs in deterministic mode.
   x = x.reshape(x.shape[0], -1, x.shape[-1])
   first = jnp.argmax(x, axis=1, keepdims=True)
   is_first = first == jnp.arange(x.shape[1])[:, None]
