@@ -79,7 +79,7 @@ class Compiled:
 
   @property
   def memory(self) -> int:
-    """Total bytes."""
+    """Returns the total bytes."""
     return self.arguments + self.temporary + self.code
 
 

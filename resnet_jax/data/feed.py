@@ -26,7 +26,7 @@ def training_batches(
   hosts: int = 1,
   parts: int = 1,
 ) -> Iterator[Batch]:
-  """The endless training stream from a step on.
+  """Yields the endless training stream, from a step on.
 
   Args:
     split: What to read.
@@ -51,9 +51,9 @@ def training_batches(
 def evaluation_batches(
   split: Split, batch_size: int, host: int = 0, hosts: int = 1
 ) -> Iterator[Batch]:
-  """Every example once, in order; the last batch is filled up with zeros.
+  """Yields every example once, in order; the last batch is padded with zeros.
 
-  Batches have one array more, `real` (N,) float32: 1 for an example and 0 for filling. All hosts
+  Batches have a further array, `real` (N,) float32: 1 for an example and 0 for padding. All hosts
   get the same number of batches, so none waits for another at the end.
   """
   share = _share(batch_size, hosts)
@@ -61,7 +61,7 @@ def evaluation_batches(
   def fetch(start: int) -> Batch:
     first = min(start + host * share, split.size)
     examples = np.arange(first, min(first + share, split.size), dtype=np.int32)
-    # A host with nothing left still needs arrays of the right shapes: it reads the last example.
+    # A host without examples still needs arrays of the right shapes, so it reads the last example.
     some = examples if len(examples) else np.array([split.size - 1], np.int32)
     batch = split.fetch(np.zeros_like(some), some) | {"real": np.ones(len(some), np.float32)}
     return {name: fill(array[: len(examples)], share) for name, array in batch.items()}

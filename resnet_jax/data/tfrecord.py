@@ -56,10 +56,10 @@ class TFRecordIndex:
 
   Attributes:
     names: (S,) unicode, the files' names.
-    sizes: (S,) int64, the files' sizes in bytes, by which a stale index is known.
+    sizes: (S,) int64, the files' sizes in bytes, to recognise a stale index.
     counts: (S,) int64, the number of records in each file.
-    offsets: (N,) int64, where each record's data begins in its file.
-    lengths: (N,) int64, the bytes of each record's data.
+    offsets: (N,) int64, the position of each record's data in its file, in bytes.
+    lengths: (N,) int64, the size of each record's data in bytes.
   """
 
   names: np.ndarray
@@ -69,7 +69,7 @@ class TFRecordIndex:
   lengths: np.ndarray
 
   def describes(self, folder: DataFolder, names: Sequence[str]) -> bool:
-    """Whether a folder's files have the names and sizes of those that were indexed."""
+    """Returns whether a folder's files have the names and sizes of the indexed ones."""
     return self.names.tolist() == list(names) and self.sizes.tolist() == folder.sizes(names)
 
 
@@ -79,12 +79,12 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(TFRecordIndex))
 def build_index(
   folder: DataFolder, names: Sequence[str], progress: Callable[[int], None] = lambda files: None
 ) -> TFRecordIndex:
-  """Walks the headers of TFRecord files, many files at once: one small read a record.
+  """Walks the headers of many TFRecord files at once, with one small read per record.
 
   Args:
-    folder: Where the files lie.
+    folder: The folder of the files.
     names: Their names.
-    progress: Called with the number of files that were done since the last call.
+    progress: Called with the number of files finished since the last call.
 
   Raises:
     UserError: If a file does not end where a record ends, or the checksum of a length is wrong.
@@ -143,7 +143,7 @@ def save_index(path: pathlib.Path, index: TFRecordIndex) -> None:
 def load_index(
   path: pathlib.Path, folder: DataFolder, names: Sequence[str]
 ) -> TFRecordIndex | None:
-  """The index stored at `path` if it is there, whole, and describes these files of a folder."""
+  """Loads the index at `path`; returns None if it is missing, damaged or of other files."""
   try:
     with np.load(path, allow_pickle=False) as arrays:
       index = TFRecordIndex(**{name: arrays[name] for name in _FIELDS})
@@ -153,18 +153,18 @@ def load_index(
 
 
 class TFRecordReader:
-  """Records of a folder's files by number, in the order of the index; any thread may read.
+  """Records of a folder's files by number, in the order of the index; thread-safe.
 
   Args:
-    folder: Where the files lie.
-    index: Which files, and where in them the records lie.
+    folder: The folder of the files.
+    index: The files and the positions of their records.
   """
 
   def __init__(self, folder: DataFolder, index: TFRecordIndex):
     self._folder = folder
     self._index = index
     self._names: list[str] = index.names.tolist()
-    # As lists, of which one number is taken in a fraction of the time.
+    # Lists, because indexing one is much faster than indexing an array.
     self._ends: list[int] = np.cumsum(index.counts).tolist()
     self._counts: list[int] = index.counts.tolist()
 
@@ -172,11 +172,11 @@ class TFRecordReader:
     return len(self._index.offsets)
 
   def read(self, i: int) -> bytes:
-    """The data of record i.
+    """Reads the data of record i.
 
     Raises:
       OSError: If the file cannot be read, or is shorter than when it was indexed; names both.
-      UndecodableError: If the record does not fit its checksums; says where the file is damaged.
+      UndecodableError: If a checksum differs; the message has the position of the damage.
     """
     [record] = self.read_many([i])
     if isinstance(record, Exception):
@@ -205,7 +205,7 @@ class TFRecordReader:
     return [found[i] for i in numbers]
 
   def locate(self, i: int) -> tuple[str, int]:
-    """The file that holds record i, and the record's number in it."""
+    """Returns the path of the file that holds record i, and the record's number in it."""
     shard, record = self._position(i)
     return self._folder.locate(self._names[shard]), record
 
@@ -216,13 +216,13 @@ class TFRecordReader:
     return shard, i - (self._ends[shard] - self._counts[shard])
 
   def _runs(self, numbers: Sequence[int]) -> list[list[int]]:
-    """The numbers sorted, in groups that are each read in one piece."""
+    """Sorts the numbers into groups that are each read in one piece."""
     runs: list[list[int]] = []
     for i in sorted(set(numbers)):
       if (
         runs
         and runs[-1][-1] == i - 1
-        and self._position(i)[1] > 0  # The first record of a file follows none.
+        and self._position(i)[1] > 0  # not the first record of a file
         and self._span(runs[-1][0], i)[2] <= _READ_TOGETHER
       ):
         runs[-1].append(i)

@@ -35,9 +35,9 @@ def max_pool(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.Array:
 
 
 def max_pool_of_slices(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.Array:
-  """`max_pool` as the maximum of nine strided slices, whose gradient is far faster on CPUs.
+  """Computes `max_pool` from nine strided slices, whose gradient is far faster on CPUs.
 
-  Of equal values the first one in a window has the gradient, as in XLA's own pooling.
+  Of equal values in a window, the first gets the gradient, as in XLA's own pooling.
   """
   pads = ((0, 0), padding, padding, (0, 0))
   x = jnp.pad(x, pads, constant_values=-jnp.inf)
@@ -88,7 +88,7 @@ def average_pool(x: jax.Array, window: int, dilation: int | None = None) -> jax.
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:
-  """(N, H, W, C) -> (N, C), float32 or wider: the mean over all positions."""
+  """Returns the means over all positions: (N, H, W, C) -> (N, C), float32 or wider."""
   return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
