@@ -5,7 +5,7 @@
 PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
-# What the tests are installed with. With torch added they compare with PyTorch too (4 GB on Linux).
+# Extras to install for the tests. With torch (4 GB on Linux), they also compare with PyTorch.
 EXTRAS ?= tfds,dev
 # Folders or files of tests; all of them if empty.
 TESTS ?=
@@ -23,7 +23,7 @@ demo: $(VENV)/installed  ## trains ResNet-20 on handwritten digits and draws its
 	$(BIN)/resnet-jax evaluate --workdir runs/demo --split test
 
 test: check  ## checks style and types, and runs the tests
-	@echo "== Running the tests (all of them take about twenty minutes on two cores)"
+	@echo "== Running the tests (all take about twenty minutes on two cores)"
 	$(PYTEST) $(TESTS)
 
 check: $(VENV)/installed-$(EXTRAS)
@@ -32,8 +32,7 @@ check: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# To be run now and then: it shows what the next releases of the dependencies break, before the
-# bounds in setup.cfg admit them.
+# Shows what new releases of the dependencies break, before the bounds in setup.cfg admit them.
 test-unbounded:  ## tests with the newest releases of everything, whatever setup.cfg allows
 	$(MAKE) upgraded-test VENV=.venv-unbounded
 
@@ -47,7 +46,7 @@ upgraded-test: $(VENV)/installed-$(EXTRAS)
 	@echo "== Checking types and running the tests"
 	status=0; $(BIN)/mypy || status=1; $(PYTEST) || status=1; exit $$status
 
-# Runs always, and changes only if the environment does: then make installs again.
+# The rule always runs, but changes the file only if the environment changes; then make reinstalls.
 $(VENV)/made-with: FORCE
 	@PYTHON='$(PYTHON)' sh tools/make_environment.sh $(VENV)
 
@@ -56,7 +55,7 @@ $(VENV)/installed: setup.cfg pyproject.toml requirements.txt $(VENV)/made-with
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-# One file for each choice of extras, or a second choice would not be installed.
+# One file per choice of extras; otherwise a second choice would not be installed.
 $(VENV)/installed-$(EXTRAS): $(VENV)/installed
 	@echo "== Installing the development tools"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Prints the path of a Python that the package can be installed with.
+# Prints the path of a Python that supports the package.
 #
-#   find_python.sh              the newest supported Python of this machine
-#   find_python.sh 3.11         the first of the versions named that this machine has
+#   find_python.sh              the newest supported Python on this machine
+#   find_python.sh 3.11         the first of the given versions that this machine has
 #   PYTHON=... find_python.sh   the Python that PYTHON names, if it is supported
 #
-# A command on the PATH need not work (pyenv's shims fail for versions that are not activated), and
-# Debian's Python has no ensurepip without python3-venv. So every candidate is started and probed.
+# A command on the PATH may not work (pyenv's shims fail for versions that are not activated), and
+# Debian's Python has no ensurepip without python3-venv. So the script runs a probe in each candidate.
 set -u
 
 supported="3.13 3.12 3.11"
@@ -22,14 +22,14 @@ except ImportError as error:
 print(sys.executable)
 '
 
-# Prints the path of the interpreter $1 if it starts and is of one of the versions that follow.
+# Prints the path of the interpreter $1 if it starts and has one of the versions that follow.
 path_of() {
   command=$1
   shift
   "$command" -c "$probe" "$@"
 }
 
-# Prints the path of an interpreter of version $1, on the PATH or among pyenv's.
+# Prints the path of an interpreter of version $1 from the PATH or from pyenv.
 find_version() {
   for candidate in "python$1" python3 \
     "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$1".*[0-9]/bin/python; do
@@ -40,7 +40,7 @@ find_version() {
 
 install="Install one from python.org, a package manager, pyenv or uv."
 
-# Prints how to name an interpreter that serves.
+# Prints how to select a supported interpreter.
 advise() {
   found=
   for version in $supported; do

@@ -1,7 +1,7 @@
-"""Prints what resnet_jax requires with some extras, without the bounds that exclude newer releases.
+"""The requirements of resnet_jax with some extras, without bounds that exclude newer releases.
 
-`python tools/unbounded_requirements.py tfds,dev` runs where the package is installed, and prints
-one requirement a line, for `pip install --upgrade`.
+`python tools/unbounded_requirements.py tfds,dev`, run in an environment with the package, prints
+one requirement per line, for `pip install --upgrade`.
 """
 
 import importlib.metadata
@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 
 def unbounded(requirements: Iterable[str], extras: Iterable[str]) -> list[str]:
-  """Returns those that apply here, each with its lower bounds and excluded versions alone."""
+  """Returns the requirements that apply here, with only their lower bounds and exclusions."""
   lines = []
   for requirement in map(Requirement, requirements):
     marker = requirement.marker

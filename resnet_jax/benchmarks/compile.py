@@ -1,7 +1,7 @@
-"""What a training step takes on a slice of a TPU, by the TPU's own compiler, without a TPU.
+"""Memory and communication of a training step on a TPU slice, found by compiling it without a TPU.
 
-The compiler gets the very step that would train, with the slice's devices described to it. It says
-what they exchange, how much memory they need, and whether a batch fits; nothing is executed.
+The TPU compiler gets the step that would train and a description of the slice. It reports what the
+devices exchange, how much memory they need, and whether a batch fits; nothing is executed.
 """
 
 import dataclasses
@@ -31,21 +31,21 @@ from resnet_jax.training.restore import state_shapes
 T = TypeVar("T")
 
 _GIB = 2**30
-# What the sizes of arrays in a TPU's memory are rounded to.
+# TPUs pad the sizes of arrays in memory to multiples of this.
 _TILE = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class CompileBenchmark:
-  """What to compile.
+  """Settings of the compile benchmark.
 
   Attributes:
     config: The run.
     topology: Name of the slice's topology, such as "v5e:8x8".
     search: Whether to look for the largest batch that fits.
-    layouts: Whether to compile the other layout of the network too: with the equal blocks of a
+    layouts: Whether to also compile the other layout of the network: with the equal blocks of a
       stage in a loop (`model.scan`), or without.
-    peer: Whether to compile the step with a plain Flax network too, for comparison.
+    peer: Whether to also compile the step with a plain Flax network, for comparison.
   """
 
   config: Config
@@ -57,15 +57,15 @@ class CompileBenchmark:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """What the compiler says of a step, for one device; in bytes, seconds and operations.
+  """The compiler's report on a step, for one device.
 
   Attributes:
-    seconds: How long it took.
+    seconds: Compilation time.
     collectives: What the devices exchange.
-    flops: Floating-point operations, a multiply-add being two.
+    flops: Floating-point operations; a multiply-add counts as two.
     traffic: Bytes that its operations read and write, most of them in the device's memory.
     arguments: Bytes of the state, the constants and the batch.
-    temporary: Bytes of what it needs beside them at most.
+    temporary: Peak bytes of temporary arrays.
     code: Bytes of the program.
   """
 
@@ -79,12 +79,12 @@ class Compiled:
 
   @property
   def memory(self) -> int:
-    """Bytes that it takes in all."""
+    """Returns the total bytes."""
     return self.arguments + self.temporary + self.code
 
 
 class DoesNotFitError(Exception):
-  """The compiler found that the step takes more memory than a device has; the text says so."""
+  """The step needs more memory than a device has; the message gives both."""
 
 
 def run_compile_benchmark(
@@ -94,16 +94,16 @@ def run_compile_benchmark(
 
   Args:
     benchmark: What to compile.
-    say: Told how it goes, a line at a time.
+    say: Called with each line of progress.
 
   Returns:
-    What is known of the slice and the step, of a device unless a name says otherwise:
+    Figures of the slice and the step, per device unless the name says otherwise:
     `collectives` (kind, count, bytes), `flops`, `bytes_accessed`, `argument_bytes`,
-    `temporary_bytes`, `code_bytes`, `memory_bytes` of all three, `device_memory_bytes`, `fits`;
-    `layouts`, which for unrolled and for scanned blocks has `fits`, `compile_seconds` and
-    `memory_bytes`; `flax`, which has `fits` and the quantities from `collectives` to `memory_bytes`
-    of the step with a plain Flax network; `largest_batch_per_device` and `largest_batch_size`. None
-    stands for what was not asked for, or has no answer.
+    `temporary_bytes`, `code_bytes`, their sum `memory_bytes`, `device_memory_bytes`, `fits`;
+    `layouts`, with `fits`, `compile_seconds` and `memory_bytes` for unrolled and for scanned
+    blocks; `flax`, with `fits` and the figures from `collectives` to `memory_bytes` of the step
+    with a plain Flax network; `largest_batch_per_device` and `largest_batch_size`. A figure that
+    was not requested or does not exist is None.
 
   Raises:
     UserError: The config is wrong for the slice, its sizes are not known without its data, or the
@@ -157,7 +157,7 @@ def run_compile_benchmark(
 
 
 def _dataset(config: Config) -> Dataset:
-  """The config's data set; where it is one of known size, with nothing in it."""
+  """Opens the config's data set, as an empty placeholder if its size is known."""
   return blank_dataset(config.data, config.seed) or open_dataset(config.data, config.seed)
 
 
@@ -173,7 +173,7 @@ def _compile_run(run: Run, target: Slice) -> Compiled:
   """Compiles the training step of a run.
 
   Raises:
-    DoesNotFitError: It takes more memory than there is.
+    DoesNotFitError: It needs more memory than a device has.
   """
   split = run.dataset.splits["train"]
   one = split.fetch(np.zeros(1, np.int32), np.zeros(1, np.int32))
@@ -212,7 +212,7 @@ def _compile_run(run: Run, target: Slice) -> Compiled:
 
 
 def _attempt(attempt: Callable[[T], Compiled], step: T) -> Compiled | str:
-  """Returns what the compiler says of a step; if it does not fit, why."""
+  """Returns the compiler's report on a step, or the reason why it does not fit."""
   try:
     return attempt(step)
   except DoesNotFitError as error:
@@ -220,7 +220,7 @@ def _attempt(attempt: Callable[[T], Compiled], step: T) -> Compiled | str:
 
 
 def _excess(message: str) -> str:
-  """What the compiler says of the memory that is missing, in a few words."""
+  """Extracts required and available memory from the compiler's error message."""
   for words in (
     r"temporaries \((\S+)\) exceeds available HBM \((\S+)\)",
     r"Used (\S+) of (\S+) hbm",
@@ -235,7 +235,7 @@ def _layout(config: Config) -> str:
 
 
 def _other_layout(run: Run) -> Config | None:
-  """The config with its blocks scanned if they are not, and the reverse; None if it has no such."""
+  """Returns the config with `model.scan` toggled; None if the network has no such field."""
   if not hasattr(run.model, "scan"):
     return None
   model = run.config.model
@@ -251,7 +251,7 @@ def _search(
   compile_config: Callable[[Config], Compiled],
   say: Callable[[str], None],
 ) -> int | None:
-  """The largest batch of a device that fits, of those that the config's groups and parts allow."""
+  """Finds the largest batch per device that fits and that `bn_group` and `accumulate` divide."""
   unit = math.lcm(_TILE, config.bn_group or 1) * config.accumulate
   share = config.batch_size // count
 
@@ -268,19 +268,18 @@ def _search(
 
 
 def largest_fitting(attempt: Callable[[int], int | None], memory: int, first: int) -> int:
-  """The largest number for which `attempt` gives what it takes, and not None; 0 if there is none.
+  """Finds the largest number that fits into memory; 0 if none does.
 
-  What is taken is thought to grow by about the same with each: so the next number to be tried is
-  that which would just fit, or not far beyond what fits, and few tries are needed: each takes
-  minutes.
+  Each attempt takes minutes, so the search assumes that memory grows about linearly, and next tries
+  the number that should just fit.
 
   Args:
-    attempt: Of a number from 1, how much memory it takes, or None if it does not fit.
-    memory: How much there is.
-    first: A number from 1 to begin with.
+    attempt: Maps a number >= 1 to the memory it takes, or to None if it does not fit.
+    memory: Available memory, in the same unit.
+    first: The first number to try, >= 1.
   """
   fits: dict[int, int] = {}
-  high: int | None = None  # the least that does not fit
+  high: int | None = None  # the smallest that does not fit
   number = first
   while high is None or high - max(fits, default=0) > 1:
     taken = attempt(number)
@@ -293,7 +292,7 @@ def largest_fitting(attempt: Callable[[int], int | None], memory: int, first: in
 
 
 def _next(fits: Mapping[int, int], memory: int, high: int | None) -> int:
-  """The number to try: above all that fit, and below `high`, which does not."""
+  """Returns the next number to try, between those that fit and `high`, which does not."""
   low = max(fits, default=0)
   if high is not None and not low:
     return high // 2
@@ -303,11 +302,11 @@ def _next(fits: Mapping[int, int], memory: int, high: int | None) -> int:
     slope = (fits[low] - fits[other]) / (low - other)
     offset = fits[low] - slope * low
   guess = int((memory - offset) / slope) if slope > 0 else 2 * low
-  if fits[low] > memory / 2:  # Near its end the compiler computes things twice to save memory.
+  if fits[low] > memory / 2:  # When memory runs short, the compiler recomputes to save it.
     guess = min(guess, low + low // 4)
   if high is None:
     return max(low + 1, min(guess, 8 * low))
-  if not low < guess < high:  # The guess is known: what it takes does not grow evenly.
+  if not low < guess < high:  # Already tried: memory does not grow linearly here.
     guess = (low + high) // 2
   return guess
 

@@ -1,4 +1,4 @@
-"""The training step of a run around a plain Flax network, to compare its cost with that of ours."""
+"""The training step of a run with a plain Flax network, to compare its cost with ours."""
 
 import dataclasses
 import functools
@@ -14,14 +14,14 @@ from resnet_jax.training.build import Run
 
 
 def with_flax_network(run: Run) -> Run:
-  """Replaces a run's network by the one that Flax's ImageNet example would use in its place.
+  """Replaces a run's network by its counterpart in the style of Flax's ImageNet example.
 
-  The result is meant to be compiled, not trained: batch norm normalises over the images of a device
-  and each device keeps its own running statistics, as in the example. The view, the optimizer and
-  the exchange of the gradient remain those of the run.
+  The result is for compiling, not for training: as in the example, batch norm normalises over the
+  images of a device, and each device keeps its own running statistics. The view, the optimizer and
+  the gradient exchange are those of the run.
 
   Raises:
-    UserError: The plain Flax network has no counterpart of the run's network.
+    UserError: The run's network has no plain Flax counterpart.
   """
   name, image_shape = run.config.model.name, run.dataset.image_shape
   task = describe_task(

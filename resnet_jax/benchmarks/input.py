@@ -1,4 +1,4 @@
-"""The benchmark of the input pipeline: ours, and beside it what others use, in turns."""
+"""The benchmark of the input pipeline: ours and those of other libraries, in turns."""
 
 import concurrent.futures
 import contextlib
@@ -48,7 +48,7 @@ _TITLES = {
 _STEPPING = "stepping"
 _PACKAGES = ("jax", "numpy", "pillow", "tensorflow", "tensorflow-datasets", "torch")
 
-# Batches that a turn should have, so that those read ahead before it do not matter.
+# A turn should have at least so many batches that those read ahead before it do not matter.
 _FEWEST_BATCHES = 50
 
 Rates = dict[str, float]
@@ -56,17 +56,17 @@ Rates = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class InputBenchmark:
-  """What is measured, and for how long.
+  """Settings of the input benchmark.
 
   Attributes:
     data: The data section of a config.
-    batch_size: Images in a batch.
-    threads: Threads that decode on every side; 0 for the config's number, or else one a core.
-    examples: How many training examples are read, over and over; all of a smaller set.
-    rounds: How many times every side has its turn.
-    seconds: How long a turn takes.
-    images: How many images a turn takes, instead of `seconds`.
-    step_ms: Milliseconds of the simulated step behind which a batch is waited for.
+    batch_size: Images per batch.
+    threads: Decoding threads of every side; 0 for the config's number, by default one per core.
+    examples: Number of training examples to read repeatedly; all of a smaller set.
+    rounds: Number of turns of every side.
+    seconds: Length of a turn.
+    images: Number of images in a turn, instead of `seconds`.
+    step_ms: Milliseconds of a simulated training step after each batch.
     peers: Whether to measure the decode floor, tf.data and PyTorch too.
     scaling: Whether to measure ours with one and with two threads too.
   """
@@ -86,11 +86,11 @@ class InputBenchmark:
 def run_input_benchmark(
   benchmark: InputBenchmark, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-  """Measures all sides, one at a time and in turns, and sums up.
+  """Measures all sides in turns and summarises the rounds.
 
   Args:
     benchmark: What to measure.
-    say: Is given each line of progress, and the table.
+    say: Called with each line of progress and of the table.
 
   Returns:
     Figures that can be written as JSON; docs/performance.md explains each.
@@ -129,14 +129,14 @@ def run_input_benchmark(
 
 
 def _task(benchmark: InputBenchmark) -> InputTask:
-  """Opens the data set here too, so that what is wrong with it is said before anything starts."""
+  """Describes the work; opens the data set to report its faults before any side starts."""
   config = benchmark.data
   train = open_dataset(config, seed=0).splits["train"]
   first = np.zeros(1, np.int32)
   if "image" not in train.fetch(first, first):
     raise UserError(
-      f"{config.dataset} lies whole on the device, so no step waits for its input: measure a data "
-      "set that is decoded on the host: imagenet2012, folder, …"
+      f"{config.dataset} is held on the device, so no step waits for its input: measure a data set "
+      "that is decoded on the host: imagenet2012, folder, …"
     )
   streaming = config.streaming
   return InputTask(
@@ -164,11 +164,11 @@ def _require_peers(config: DataConfig) -> None:
 def _start(
   benchmark: InputBenchmark, task: InputTask, stack: contextlib.ExitStack
 ) -> dict[str, Side]:
-  """Every side by name, warmed up and stopped."""
+  """Starts every side, warms it up and stops it; returns the sides by name."""
   tasks = {"ours": task}
   if benchmark.step_ms:
-    # In a process of its own: the batches that lie ready behind a slow step would be free for the
-    # turn that measures throughput.
+    # In a process of its own: batches that were read ahead during slow steps would cost nothing in
+    # the turn that measures throughput.
     tasks[_STEPPING] = task
   if benchmark.scaling:
     tasks["one_thread"] = dataclasses.replace(task, threads=1)
@@ -183,14 +183,14 @@ def _start(
   for name, its_task in tasks.items():
     kind = name if name in PEERS else "ours"
     started[name] = stack.enter_context(contextlib.closing(side(kind, its_task)))
-  # All at once, so that each is stopped when it is ready, before it has read far ahead.
+  # All at once, so that each is stopped as soon as it is ready, before it has read far ahead.
   with concurrent.futures.ThreadPoolExecutor(len(started)) as executor:
     list(executor.map(Side.wait_until_ready, started.values()))
   return started
 
 
 def side(kind: str, task: InputTask) -> Side:
-  """The process of a side; `kind` is one of `OPENERS`."""
+  """Starts the process of a side; `kind` is a key of `OPENERS`."""
   return Side(kind, f"resnet_jax.benchmarks.{OPENERS[kind]}", task, INSTALL)
 
 
@@ -246,7 +246,7 @@ def _summary(
 
 
 def _spread(rates: Sequence[Rates]) -> dict[str, Any]:
-  """The median over the rounds of each rate, and the least and the greatest."""
+  """Returns the median and the range of each rate over the rounds."""
   values: dict[str, Any] = {}
   for unit in rates[0]:
     series = [rate[unit] for rate in rates]
@@ -255,7 +255,7 @@ def _spread(rates: Sequence[Rates]) -> dict[str, Any]:
 
 
 def _ratio(label: str, ours: Sequence[Rates], theirs: Sequence[Rates], unit: str) -> dict[str, Any]:
-  """The median of the rounds' ratios: what slows a whole round cancels out."""
+  """Returns the median of the rounds' ratios, in which a slowdown of a whole round cancels."""
   ratios = [our[unit] / their[unit] for our, their in zip(ours, theirs, strict=True)]
   return {label: statistics.median(ratios), f"{label}_range": [min(ratios), max(ratios)]}
 

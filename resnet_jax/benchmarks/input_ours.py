@@ -1,4 +1,4 @@
-"""Our own side: the training stream as the loop reads it, up to the step."""
+"""Our side of the input benchmark: the training stream as the loop reads it, without the step."""
 
 import dataclasses
 
@@ -10,16 +10,16 @@ from resnet_jax.data import DataConfig, open_dataset, prefetch, training_batches
 
 
 def batches(task: InputTask) -> Work:
-  """Batches of uint8 crops on the host.
+  """Opens a stream of uint8 crops on the host.
 
-  Mirroring, the mean and colour are part of the compiled step here, and the copy to the device is
-  left out, as it is on every side.
+  Mirroring, the mean and colour augmentation belong to the compiled step, and no side copies to the
+  device, so neither is measured.
   """
   config = msgspec.convert(task.config, DataConfig)
   threads = dataclasses.replace(config.streaming, decode_threads=task.threads)
   dataset = open_dataset(dataclasses.replace(config, streaming=threads), seed=0)
   split = dataclasses.replace(dataset.splits["train"], size=task.examples)
   stream = training_batches(split, seed=0, batch_size=task.batch_size, first_step=0)
-  # Records that could not be decoded have weight 0: they are quick, and are no images.
+  # Records that cannot be decoded have weight 0, and do not count as images.
   counts = (int(batch["weight"].sum()) for batch in prefetch(stream, lambda batch: batch))
   return Work(counts, warm_up=task.examples)

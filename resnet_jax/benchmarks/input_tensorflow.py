@@ -1,8 +1,8 @@
 """TensorFlow's sides: tf.data as JAX code bases use it for ImageNet, and decoding alone.
 
-`tf.io.decode_and_crop_jpeg` decodes the crop's part of the file only: nothing in common use decodes
-less. Its cost alone, from memory, is the floor of every pipeline that resizes behind it. It is
-called with its defaults, as everybody does; they are its fast ones (dct_method INTEGER_FAST).
+`tf.io.decode_and_crop_jpeg` decodes only the crop's part of the file; nothing in common use decodes
+less. Its cost from memory is the floor of every pipeline that resizes afterwards. It is called with
+its defaults, which are also its fastest settings (dct_method INTEGER_FAST).
 """
 
 import concurrent.futures
@@ -18,23 +18,23 @@ from resnet_jax.benchmarks.task import InputTask
 from resnet_jax.benchmarks.work import Work
 from resnet_jax.errors import UserError
 
-# Windows drawn beforehand for each example of the floor.
+# Random windows per example of the decode floor, drawn before the measurement.
 _WINDOWS = 8
 
 
 def batches(task: InputTask) -> Work:
-  """tf.data from TFRecords to batches of float32, in the manner of Flax's ImageNet example.
+  """Opens tf.data from TFRecords to batches of float32, as in Flax's ImageNet example.
 
-  As there: undecoded records from tfds, repeat, shuffle, parallel map, batch, prefetch; a pool of
-  threads of its own, each operation in one. Kinder than it: bilinear instead of bicubic, the order
-  of finished images left free, no normalisation on the host (nor on ours). `tf.image.resize`
-  without antialiasing is what it and its like call, and the cheaper way.
+  As there: undecoded records from tfds, repeat, shuffle, parallel map, batch, prefetch; a private
+  thread pool, and one thread per operation. Cheaper than there: bilinear instead of bicubic, images
+  in any order, no normalisation on the host (nor on our side). Like the example, it calls
+  `tf.image.resize` without antialiasing, which is the cheaper way.
   """
   return _view_batches(task, antialias=False)
 
 
 def antialiased_batches(task: InputTask) -> Work:
-  """`batches` with antialiasing: the same pictures as ours and torchvision's."""
+  """Opens `batches` with antialiasing, which gives the same images as ours and torchvision's."""
   return _view_batches(task, antialias=True)
 
 
@@ -55,22 +55,21 @@ def _view_batches(task: InputTask, antialias: bool) -> Work:
 
   records = _records(task, shuffle_files=True).repeat().shuffle(16 * task.batch_size)
   images = records.map(view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
-  # One thread assembles each batch: several cost some percent more CPU time, and no less time.
+  # One thread assembles each batch: several take a few percent more CPU time and are no faster.
   batched = images.batch(task.batch_size, drop_remainder=True)
-  # The tensors stay TensorFlow's: to copy them into NumPy arrays would cost more.
+  # The tensors stay TensorFlow's, because copying them into NumPy arrays would cost more.
   viewed = _threaded(batched.prefetch(tf.data.AUTOTUNE), task)
   return Work((int(image.shape[0]) for image, _ in viewed), warm_up=task.examples)
 
 
 def decode_eagerly(task: InputTask) -> Work:
-  """Decodes windows by eager calls in Python threads; nothing is done with the pixels."""
+  """Decodes windows by eager calls in Python threads and discards the pixels."""
   encoded, windows = _encoded_and_windows(task)
   examples = [
     (tf.constant(encoded[i % len(encoded)]), tf.constant(window))
     for i, window in enumerate(windows)
   ]
-  # Each thread takes a part of the batch as one task: handing images over singly costs some
-  # percent.
+  # Each thread takes a part of the batch as one task: one task per image costs a few percent.
   parts = np.array_split(np.arange(task.batch_size), task.threads)
 
   def decode(first: int, part: np.ndarray) -> None:
@@ -88,7 +87,7 @@ def decode_eagerly(task: InputTask) -> Work:
 
 
 def decode_in_tf_data(task: InputTask) -> Work:
-  """Decodes windows in a tf.data map; of the pixels only their number of rows leaves it."""
+  """Decodes windows in a tf.data map, which returns only the number of rows."""
   encoded, windows = _encoded_and_windows(task)
 
   def rows(image: Any, window: Any) -> Any:
@@ -106,7 +105,7 @@ def decode_in_tf_data(task: InputTask) -> Work:
 
 
 def write_jpegs(task: InputTask) -> Work:
-  """Writes each example as a file into `task.jpegs`, named NUMBER_LABEL.jpg, and gives nothing.
+  """Writes each example to `task.jpegs` as NUMBER_LABEL.jpg; returns work without batches.
 
   Raises:
     UserError: An example is not a JPEG.
@@ -123,8 +122,8 @@ def write_jpegs(task: InputTask) -> Work:
 
 
 def _records(task: InputTask, shuffle_files: bool) -> Any:
-  """The examples as a tf.data.Dataset, images undecoded."""
-  # It imports JAX, which the floor can do without.
+  """Opens the examples as a tf.data.Dataset with undecoded images."""
+  # tfds imports JAX, which the decode floor does not need.
   import tensorflow_datasets as tfds
 
   _hide_gpus()
@@ -138,7 +137,7 @@ def _records(task: InputTask, shuffle_files: bool) -> Any:
     split=f"train[:{task.examples}]",
     shuffle_files=shuffle_files,
     decoders={"image": tfds.decode.SkipDecoding()},
-    # tfds would keep sets below 250 MB in memory, which ImageNet is not.
+    # tfds would cache sets below 250 MB in memory, but ImageNet is larger.
     read_config=tfds.ReadConfig(try_autocache=False, skip_prefetch=True),
   )
 
@@ -151,7 +150,7 @@ def _threaded(dataset: Any, task: InputTask) -> Any:
 
 
 def _encoded_and_windows(task: InputTask) -> tuple[list[bytes], np.ndarray]:
-  """The files' bytes, and for `_WINDOWS` passes over them (top, left, height, width), int32."""
+  """Returns the files' bytes, and windows for `_WINDOWS` passes over them, as `source_windows`."""
   _hide_gpus()
   encoded = [path.read_bytes() for path in sorted(pathlib.Path(task.jpegs).glob("*.jpg"))]
   shapes = np.array([tf.io.extract_jpeg_shape(image).numpy()[:2] for image in encoded])
@@ -159,11 +158,11 @@ def _encoded_and_windows(task: InputTask) -> tuple[list[bytes], np.ndarray]:
 
 
 def source_windows(shapes: np.ndarray, task: InputTask) -> np.ndarray:
-  """Random crops after scale jitter (paper, section 3.4), in the pixels of the stored images.
+  """Draws random crops after scale jitter (paper, section 3.4), in pixels of the stored images.
 
   Args:
     shapes: (N, 2), height and width of each image.
-    task: Gives the crop's size and the short sides.
+    task: Sets the crop's size and the range of short sides.
 
   Returns:
     (N, 4) int32: top, left, height, width, within the image.

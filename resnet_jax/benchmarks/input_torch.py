@@ -1,7 +1,7 @@
-"""PyTorch's side: torchvision's ImageNet reference, a DataLoader of worker processes with Pillow.
+"""PyTorch's side: torchvision's ImageNet reference, a DataLoader with worker processes and Pillow.
 
-The transforms are those of torchvision for Pillow images, written out: PyTorch is needed, and
-torchvision, whose compiled part must fit it, is not.
+Torchvision's transforms for Pillow images are written out here, because torchvision's compiled part
+has to match the build of PyTorch.
 """
 
 import importlib
@@ -20,10 +20,11 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def batches(task: InputTask) -> Work:
-  """Batches of float32, NCHW, normalised.
+  """Opens a loader of normalised float32 batches, NCHW.
 
-  Workers that live on and `prefetch_factor` 2 are what one sets for speed; no pinned memory, which
-  only the copy to a GPU gains from. One endless sampler: between epochs the workers would run dry.
+  Persistent workers and `prefetch_factor` 2 are the usual settings for speed. Memory is not pinned,
+  which would only speed up the copy to a GPU. The sampler is endless, because workers would run out
+  of work between epochs.
   """
   torch: Any = importlib.import_module("torch")
   images = _Images(torch, task)
@@ -40,7 +41,7 @@ def batches(task: InputTask) -> Work:
 
 
 class _EndlessShuffle:
-  """Every example once in an epoch, epoch after epoch."""
+  """A sampler that shuffles anew for each of endless epochs."""
 
   def __init__(self, size: int):
     self._order = list(range(size))
@@ -52,11 +53,11 @@ class _EndlessShuffle:
 
 
 class _Images:
-  """The examples' files, as torchvision's `ImageFolder` reads them.
+  """Images from files, read as torchvision's `ImageFolder` does.
 
   Args:
     torch: The module.
-    task: Names the folder.
+    task: The work, with the folder of files.
   """
 
   def __init__(self, torch: Any, task: InputTask):
@@ -78,7 +79,7 @@ class _Images:
     if random.random() < 0.5:
       image = image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = self._torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-    # In place, which torchvision leaves to choice.
+    # In place, which is an option in torchvision.
     normalised = pixels.to(self._torch.float32).div_(255).sub_(self._mean).div_(self._deviation)
     return normalised, self._labels[i]
 
@@ -89,7 +90,7 @@ class _Images:
 
 
 def _resize(image: PIL.Image.Image, short_side: int) -> PIL.Image.Image:
-  """The whole image, before the crop: that is the order of the reference's transforms."""
+  """Resizes the whole image, before the crop, as the reference does."""
   short, long = sorted(image.size)
   other = int(short_side * long / short)
   shape = (short_side, other) if image.width <= image.height else (other, short_side)

@@ -1,4 +1,4 @@
-"""The machine, versions and commit that measured figures belong to."""
+"""The hardware, versions and commit that figures were measured with."""
 
 import contextlib
 import importlib.metadata
@@ -12,10 +12,10 @@ from resnet_jax.run.environment import describe_environment
 
 
 def describe_machine(packages: Sequence[str]) -> dict[str, Any]:
-  """Processor, cores, versions and commit.
+  """Returns the processor, number of cores, versions and commit, ready for JSON.
 
   Args:
-    packages: Names of the packages whose versions count.
+    packages: Names of the packages whose versions to include.
   """
   environment = describe_environment()
   return {
@@ -44,7 +44,7 @@ def _cpu_model() -> str:
 
 
 def _version(package: str) -> str | None:
-  # On x86 Linux, tensorflow comes under another name.
+  # On x86 Linux, TensorFlow is installed as tensorflow-cpu.
   for name in (package, f"{package}-cpu"):
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       return importlib.metadata.version(name)

@@ -1,8 +1,8 @@
 """One side of a benchmark, in a process of its own that is stopped while the others are measured.
 
-Data pipelines read ahead. A pipeline that went on filling its buffers after its turn would take the
-cores of the next side, and begin its own next turn with batches that were free. So between its
-turns a side's process is stopped (SIGSTOP), with its children, and goes on where it was.
+Data pipelines read ahead. If one kept filling its buffers after its turn, it would take CPU time
+from the next side, and begin its own next turn with batches that cost nothing. So a side's process
+and its children are stopped (SIGSTOP) between turns, and resume afterwards.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from resnet_jax.errors import UserError
 
 
 class Side:
-  """Starts the process of a side, which opens its work and warms up; see `worker.py`.
+  """The process of a side, which opens its work and warms up; see `worker.py`.
 
   Args:
-    name: What messages call it.
-    opener: A function "module:name" from the task to `Work`.
+    name: Its name in messages.
+    opener: "module:name" of a function from the task to `Work`.
     task: A dataclass whose fields can be written as JSON.
-    install: What installs the libraries that the opener imports, for the message without them.
-    environment: Environment variables that differ from this process's.
+    install: The command that installs the opener's libraries, for the error if one is missing.
+    environment: Environment variables to set on top of this process's.
   """
 
   def __init__(
@@ -40,7 +40,7 @@ class Side:
   ):
     self.name = name
     self._install = install
-    # Imports as this process does, wherever it found the package.
+    # The child imports the package from where this process found it.
     code = (
       f"import sys; sys.path[:] = {sys.path!r}\n"
       "from resnet_jax.benchmarks.worker import main; main()"
@@ -53,8 +53,8 @@ class Side:
       stderr=self._errors,
       text=True,
       env=os.environ | dict(environment or {}),
-      # A group of its own, in the same session: children are stopped with it, and should this
-      # process be killed, the kernel ends the orphaned group.
+      # A group of its own, in the same session: signals reach its children too, and if this process
+      # is killed, the kernel ends the orphaned group.
       process_group=0,
     )
     kind = f"{type(task).__module__}:{type(task).__qualname__}"
@@ -64,13 +64,14 @@ class Side:
     """Waits for the end of the warm-up, then stops the process.
 
     Raises:
-      UserError: What the side needs is not installed, or its data is not what it can read.
+      UserError: A library is not installed, or the side cannot read the data.
+      RuntimeError: The process failed; the message has the end of its standard error.
     """
     self._receive()
     self._signal(signal.SIGSTOP)
 
   def measure(self, **arguments: Any) -> dict[str, Any]:
-    """Lets the process go on for one measurement; see `worker.measure`."""
+    """Resumes the process for one measurement and returns the result; see `worker.measure`."""
     self._signal(signal.SIGCONT)
     self._send(arguments)
     answer = self._receive()
@@ -89,7 +90,7 @@ class Side:
 
   def _send(self, values: dict[str, Any]) -> None:
     assert self._process.stdin
-    # A process that is gone is noticed when its answer is missing.
+    # If the process has ended, `_receive` reports it.
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.write(json.dumps(values) + "\n")
       self._process.stdin.flush()
@@ -98,7 +99,7 @@ class Side:
     assert self._process.stdout
     line = self._process.stdout.readline()
     if not line:
-      status = self._process.wait()  # First: its traceback comes last.
+      status = self._process.wait()  # Before reading: the traceback is written last.
       self._errors.seek(0)
       last = "".join(self._errors.readlines()[-20:])
       raise RuntimeError(f"{self.name} ended with status {status}:\n{last}")

@@ -1,4 +1,4 @@
-"""The time from the command `train` to its first training step, in processes of their own."""
+"""The benchmark of the time from the command `train` to its first training step."""
 
 import dataclasses
 import os
@@ -17,12 +17,12 @@ from resnet_jax.training.startup import PHASES, parse_phases
 
 @dataclasses.dataclass(frozen=True)
 class StartBenchmark:
-  """What to measure.
+  """Settings of the start-up benchmark.
 
   Attributes:
     config: The experiment, as `train --config` takes it.
     fields: `--config.FIELD=VALUE` arguments.
-    rounds: Pairs of a cold and a warm start.
+    rounds: Number of pairs of a cold and a warm start.
   """
 
   config: str
@@ -31,21 +31,20 @@ class StartBenchmark:
 
 
 def run_start_benchmark(benchmark: StartBenchmark, say: Callable[[str], None]) -> dict[str, Any]:
-  """Times starts with an empty cache of compiled programs, and with what such a start has left.
+  """Times cold starts, with an empty compilation cache, and warm starts, which reuse it.
 
-  Each is the command itself, which is killed once it has printed what its phases took.
+  Each start runs the command in a process, which is killed once it has printed its phases.
 
   Args:
     benchmark: What to measure.
-    say: Prints a line of progress.
+    say: Called with each line of progress.
 
   Returns:
-    For `cold` and `warm` the medians over the rounds in seconds: `first_line`, `total` until the
-    first step is done, and of that `python` (what comes before the command's own code) and each of
-    the phases.
+    For `cold` and `warm`, medians over the rounds in seconds: `first_line`; `total`, until the
+    first step is done; and its parts, `python` (before the command's own code) and the phases.
 
   Raises:
-    UserError: The command has failed.
+    UserError: The command failed.
   """
   sides: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
   for number in range(benchmark.rounds):
@@ -62,7 +61,7 @@ def run_start_benchmark(benchmark: StartBenchmark, say: Callable[[str], None]) -
 
 
 def _start(benchmark: StartBenchmark, folder: pathlib.Path, side: str) -> dict[str, float]:
-  """Starts a run in a folder, whose compiled programs lie there too; returns its seconds."""
+  """Starts a run whose directory and compilation cache are in a folder; returns its timings."""
   command = [sys.executable, "-m", "resnet_jax", "train", "--config", benchmark.config]
   command += ["--workdir", str(folder / side), *benchmark.fields]
   variables = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compilations")}

@@ -1,4 +1,4 @@
-"""What the sides of the input benchmark have to do, the same for each."""
+"""The task that every side of the input benchmark gets."""
 
 import dataclasses
 from typing import Any
@@ -6,19 +6,18 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class InputTask:
-  """The training view of the same examples, by as many threads, in batches as large.
+  """The examples, view, batch size and threads that all sides share.
 
   Attributes:
     dataset: Name in tensorflow-datasets.
-    data_dir: Where it lies prepared; None for the default.
-    examples: The first so many training examples, in the order of the prepared files, are read over
-      and over.
-    batch_size: Images in a batch.
-    threads: Threads, or worker processes, that decode.
+    data_dir: The folder of the prepared data set; None for the default.
+    examples: Number of training examples that are read repeatedly, the first in the prepared files.
+    batch_size: Images per batch.
+    threads: Number of decoding threads or worker processes.
     image_size: Height and width of the crop, in pixels.
     short_sides: Smallest and largest short side, in pixels, drawn uniformly, both included.
-    config: The data section of a config as JSON, which our own side is opened with.
-    jpegs: A folder with the same examples as one JPEG file each; "" where no peer needs it.
+    config: The data section of a config as JSON, for our side.
+    jpegs: A folder with the same examples as one JPEG file each; "" if no peer needs it.
   """
 
   dataset: str
@@ -32,5 +31,5 @@ class InputTask:
   jpegs: str = ""
 
   def __post_init__(self) -> None:
-    """Makes a pair of what JSON has as a list."""
+    """Converts the list of short sides from JSON to a tuple."""
     object.__setattr__(self, "short_sides", tuple(self.short_sides))

@@ -1,4 +1,4 @@
-"""What a side of a benchmark gives to be measured."""
+"""The work of a side, batch by batch, for the benchmark to time."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -6,20 +6,20 @@ from typing import Any
 
 
 def _nothing() -> None:
-  """The `finish` of work that is done when its batch is given."""
+  """Does nothing: `finish` of work that is done when its batch is yielded."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """Work that a side repeats, batch by batch.
+  """Work that a side repeats.
 
   Attributes:
-    batches: Endless; each item is the number of images in the batch whose work was done, or begun
-      where a device works in the background.
-    warm_up: Number of images before the first measurement: they fill caches, compile, and start
+    batches: Endless; does one batch per item, or dispatches it to a device, and yields its number
+      of images.
+    warm_up: Number of images before the first measurement, to fill caches, compile, and start
       threads and workers.
-    finish: Waits for all work that was begun. Every measurement ends with it.
-    report: Further values for the answer to a measurement, as JSON has them.
+    finish: Waits for all work that was begun, at the end of every measurement.
+    report: Returns further values for the result of a measurement, ready for JSON.
   """
 
   batches: Iterator[int]

@@ -1,7 +1,7 @@
-"""The process that one side is measured in: opens its work and times it on request.
+"""The process of one side, which opens its work and times it on request.
 
-Requests are lines of JSON on standard input (the task, then one for each measurement), and each is
-answered by one line on standard output.
+It reads requests from standard input, a line of JSON each (first the task, then the measurements),
+and answers each with one line on standard output.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from resnet_jax.errors import UserError
 def main() -> None:
   """Serves one side until standard input ends.
 
-  The first line holds `opener`, a function "module:name" from a task to `Work`; `kind`, the class
-  of the task in the same form; and `task`, its fields. The opener's module is imported here alone,
-  so that no side pays for another's libraries or threads.
+  The first line holds `opener`, "module:name" of a function from a task to `Work`; `kind`, the
+  class of the task in the same form; and `task`, its fields. Only this process imports the opener's
+  module, so that no side pays for another's libraries or threads.
   """
-  # Libraries may print on standard output, so only this copy of it leads to the parent.
+  # Libraries may print to standard output, so answers go to a copy of it.
   with os.fdopen(os.dup(1), "w", buffering=1) as answers:
     os.dup2(2, 1)
 
@@ -51,12 +51,12 @@ def main() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """What some batches cost.
+  """The cost of some batches.
 
   Attributes:
     images: Number of images.
     steps: Number of batches.
-    seconds: Time they took, simulated steps included.
+    seconds: Elapsed time, including simulated steps.
     cpu_seconds: CPU time of the process and its children in that time.
     seconds_waited: The part of `seconds` in which the consumer waited for a batch.
   """
@@ -69,7 +69,7 @@ class Measurement:
 
 
 def warm_up(work: Work) -> None:
-  """Does the work that comes before any measurement."""
+  """Does the warm-up batches of some work."""
   seen = 0
   while seen < work.warm_up and (images := next(work.batches, None)) is not None:
     seen += images
@@ -79,17 +79,17 @@ def warm_up(work: Work) -> None:
 def measure(
   work: Work, seconds: float, images: int | None = None, step_seconds: float = 0.0
 ) -> Measurement:
-  """Consumes whole batches and times them, from all begun work done to all begun work done.
+  """Consumes whole batches and times them; no work is pending at the start or at the end.
 
   Args:
     work: The work.
-    seconds: For how long; at least one batch.
-    images: How many at least, instead of `seconds`.
-    step_seconds: How long the consumer's step takes after each batch. It sleeps, as a host does
-      whose accelerator computes: the input has all cores for itself.
+    seconds: Minimum duration; at least one batch is consumed.
+    images: Minimum number of images, instead of `seconds`.
+    step_seconds: Duration of the consumer's step after each batch. It sleeps, like a host whose
+      accelerator computes, and leaves all cores to the input.
   """
-  # Not measured: a batch that was read ahead before the request took no measured time, and the
-  # first one after a pause finds cold caches.
+  # The first batch is not measured: it may have been read ahead before the request, and caches are
+  # cold after a pause.
   next(work.batches)
   time.sleep(step_seconds)
   work.finish()

@@ -44,16 +44,16 @@ def add_benchmark(
   epilog: str,
   takes_fields: bool = True,
 ) -> argparse.ArgumentParser:
-  """The parser of a part of `benchmark`.
+  """Adds the parser of a part of `benchmark`.
 
   Args:
-    parts: Where argparse keeps the parsers of the parts.
+    parts: The subparsers of `benchmark`.
     name: The part.
     execute: As in `add_command`.
     summary: A line, without a full stop.
-    description: What stands before the arguments in its help, as it is.
-    epilog: What stands behind them.
-    takes_fields: Whether fields of a config may follow its arguments.
+    description: Text before the arguments in its help, printed unchanged.
+    epilog: Text after them.
+    takes_fields: Whether fields of a config may follow the arguments.
   """
   parser = parts.add_parser(
     name,
@@ -105,7 +105,7 @@ def _checkpoint(text: str) -> str:
 
 
 def positive_number(text: str) -> float:
-  """An argument that is a number above 0."""
+  """Parses a positive number."""
   try:
     number = float(text)
   except ValueError:
@@ -116,7 +116,7 @@ def positive_number(text: str) -> float:
 
 
 def directory(text: str) -> pathlib.Path:
-  """An argument that names a directory."""
+  """Parses the name of a directory."""
   if not text:
     raise argparse.ArgumentTypeError("is empty")
   return pathlib.Path(text)

@@ -42,7 +42,7 @@ def add(parts: Any) -> None:
   sub.add_argument(
     "--peer",
     choices=("flax",),
-    help="compile the step with a plain Flax network too, written as Flax's ImageNet example does",
+    help="also compile the step with a plain Flax network in the style of Flax's ImageNet example",
   )
 
 

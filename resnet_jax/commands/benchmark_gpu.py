@@ -6,15 +6,14 @@ from typing import Any
 from resnet_jax.commands.arguments import add_benchmark, directory, positive_number
 
 _DESCRIPTION = """\
-Checks and measures all that needs a GPU, in a fixed time. First networks, training steps, learning
-rates and resident data are compared with the CPU's, most of them in float64. Then ResNet-50 is
-trained in bfloat16 beside PyTorch and Flax, and ResNet-20 with several seeds at once.
+Checks and measures the package on a GPU, in a fixed time. First compares networks, training steps,
+learning rates and resident data with the CPU's, most of them in float64. Then trains ResNet-50 in
+bfloat16 in comparison with PyTorch and Flax, and ResNet-20 with several seeds at once.
 """
 
 _EPILOG = """\
-Logs are written to --output as it goes, and gpu.json after each part. A part that fails does not
-keep the next one back; the exit status is 1 then. TensorFlow, tensorflow-datasets and tyro are not
-needed.
+Writes logs to --output continuously, and gpu.json after each part. If a part fails, the next ones
+still run, and the exit status is 1. Does not need TensorFlow, tensorflow-datasets or tyro.
 
   resnet-jax benchmark gpu --output gpu
   resnet-jax benchmark gpu --output gpu --rehearse
@@ -22,27 +21,27 @@ needed.
 
 
 def add(parts: Any) -> None:
-  """Adds its parser."""
+  """Adds the parser of `benchmark gpu`."""
   sub = add_benchmark(
     parts,
     "gpu",
     execute,
-    "all that needs a GPU: checks, ResNet-50 beside its peers, several seeds at once",
+    "checks and speed on a GPU: ResNet-50 and its peers, several seeds at once",
     _DESCRIPTION,
     _EPILOG,
     takes_fields=False,
   )
   sub.add_argument("--output", metavar="DIR", type=directory, required=True, help="for logs")
   sub.add_argument(
-    "--minutes", type=positive_number, metavar="M", default=9.0, help="in all; default: 9"
+    "--minutes", type=positive_number, metavar="M", default=9.0, help="total time; default: 9"
   )
   sub.add_argument(
-    "--rehearse", action="store_true", help="the same program in sizes that a CPU manages"
+    "--rehearse", action="store_true", help="the same program in sizes small enough for a CPU"
   )
 
 
 def execute(options: argparse.Namespace, rest: list[str]) -> int:
-  """Does it; gives the exit status."""
+  """Runs the benchmark; returns the exit status."""
   del rest
   from resnet_jax.commands.process import keep_to_cpu
 

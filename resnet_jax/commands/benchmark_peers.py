@@ -6,15 +6,15 @@ from typing import Any
 from resnet_jax.commands.arguments import add_benchmark, positive, positive_number
 
 _DESCRIPTION = """\
-Trains residual networks and classifies with them: this package's, PyTorch's (eager, channels_last;
-on GPUs torch.compile too), and Flax's with stock layers, in turns. Every side does the same work on
-a fixed batch that is on the device already. Reports images a second, ratios, peak memory, and the
-time of the first step.
+Measures training and inference of residual networks in this package, in PyTorch (eager,
+channels_last; on GPUs torch.compile too), and in Flax with stock layers, in turns. Every side does
+the same work on a fixed batch that is already on the device. Reports images per second, ratios,
+peak memory, and the time of the first step.
 """
 
 _EPILOG = """\
-Each side runs in a process of its own, which is stopped while another's turn is measured. Nothing
-else should run on the machine. Without PyTorch, the others are measured.
+Each side runs in a process of its own, which is stopped during the turns of the others. Nothing
+else should run on the machine. If PyTorch is not installed, its sides are left out.
 
   resnet-jax benchmark peers
   resnet-jax benchmark peers --networks resnet20 --mode training --processes 3 --rounds 3
@@ -23,12 +23,12 @@ else should run on the machine. Without PyTorch, the others are measured.
 
 
 def add(parts: Any) -> None:
-  """Adds its parser."""
+  """Adds the parser of `benchmark peers`."""
   sub = add_benchmark(
     parts,
     "peers",
     execute,
-    "training and inference beside PyTorch and Flax",
+    "training and inference compared with PyTorch and Flax",
     _DESCRIPTION,
     _EPILOG,
     takes_fields=False,
@@ -50,13 +50,13 @@ def add(parts: Any) -> None:
     type=_names,
     default=(),
     help="ours, ours_folded (inference with batch norm folded into the convolutions), flax, torch, "
-    "torch_compile; default: all, torch_compile on GPUs alone",
+    "torch_compile; default: all, but torch_compile only on GPUs",
   )
   sub.add_argument(
     "--batch-size",
     type=positive,
     metavar="N",
-    help="of every network; default: 128 for CIFAR's, 32 for resnet18, 16 for others",
+    help="for every network; default: 128 for CIFAR's, 32 for resnet18, 16 for others",
   )
   sub.add_argument(
     "--image-size", type=positive, metavar="PIXELS", help="default: the paper's, 32 or 224"
@@ -65,31 +65,31 @@ def add(parts: Any) -> None:
     "--dtype",
     choices=("float32", "bfloat16"),
     default="float32",
-    help="of the computation (of PyTorch's, by autocast); default: float32",
+    help="dtype of the computation (in PyTorch, by autocast); default: float32",
   )
   sub.add_argument(
     "--rounds", type=positive, metavar="N", default=5, help="turns of every side; default: 5"
   )
   sub.add_argument(
-    "--seconds", type=positive_number, metavar="S", default=5.0, help="of each turn; default: 5"
+    "--seconds", type=positive_number, metavar="S", default=5.0, help="length of a turn; default: 5"
   )
   sub.add_argument(
     "--processes",
     type=positive,
     metavar="N",
     default=1,
-    help="start every side so many times, with --rounds turns each; default: 1",
+    help="start every side N times, with --rounds turns each; default: 1",
   )
   sub.add_argument(
     "--minutes",
     type=positive_number,
     metavar="M",
-    help="begin nothing new after so long; default: no limit",
+    help="begin no further side or round after M minutes; default: no limit",
   )
 
 
 def execute(options: argparse.Namespace, rest: list[str]) -> int:
-  """Does it; gives the exit status."""
+  """Runs the benchmark; returns the exit status."""
   del rest
   from resnet_jax.commands.process import keep_to_cpu
 
@@ -120,7 +120,7 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _names(text: str) -> tuple[str, ...]:
-  """An argument that is a list of names, separated by commas."""
+  """Parses a list of names separated by commas."""
   names = tuple(name.strip() for name in text.split(","))
   if not all(names):
     raise argparse.ArgumentTypeError(f"{text!r}: give names separated by commas")

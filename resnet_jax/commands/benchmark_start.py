@@ -6,9 +6,9 @@ from typing import Any
 from resnet_jax.commands.arguments import add_benchmark, add_config, only_fields, positive
 
 _DESCRIPTION = """\
-Times the command train up to its first training step, in a process of its own each time: cold,
-with an empty cache of compiled programs, and warm, with what the cold start has left there. Fields
-of the config are replaced as in train.
+Times the command train up to its first training step, in a new process each time: cold, with an
+empty compilation cache, and warm, with the cache that the cold start filled. Fields of the config
+are set as in train.
 """
 
 _EPILOG = """\
@@ -21,7 +21,7 @@ Nothing else should run on the machine.
 
 
 def add(parts: Any) -> None:
-  """Adds its parser."""
+  """Adds the parser of `benchmark start`."""
   sub = add_benchmark(
     parts, "start", execute, "the time from the command to the first step", _DESCRIPTION, _EPILOG
   )
@@ -36,7 +36,7 @@ def add(parts: Any) -> None:
 
 
 def execute(options: argparse.Namespace, rest: list[str]) -> int:
-  """Does it; gives the exit status."""
+  """Runs the benchmark; returns the exit status."""
   only_fields(options, rest)
   import json
 

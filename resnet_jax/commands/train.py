@@ -65,8 +65,8 @@ def execute(options: argparse.Namespace, rest: list[str]) -> int:
     options.parser.error("--config and --workdir are required")
   preempted = Preempted()
   begun = time.monotonic()
-  # Importing JAX takes a second or more. Whether a process is the first of several that JAX finds
-  # by itself is not known before.
+  # Printed before JAX is imported, which takes a second or more. Where JAX finds the processes by
+  # itself, the first one is known only afterwards.
   announced = f"resnet-jax train: config {options.config}, workdir {options.workdir}"
   if not (options.distributed or options.process or options.help or options.dry_run):
     print(announced, flush=True)
@@ -145,7 +145,7 @@ def _train(
 
 
 def _build(config: Any, startup: "StartUp") -> "Run":
-  """Opens the config's data set, and builds its run."""
+  """Opens the config's data set and builds the run, recording the phases of the start."""
   from resnet_jax.data.sources import open_dataset
   from resnet_jax.run.config import check_config
   from resnet_jax.training.build import build_run

@@ -123,10 +123,10 @@ def decode_image(encoded: bytes | np.ndarray) -> np.ndarray:
 
 
 def image_shape(encoded: bytes | np.ndarray) -> tuple[int, int]:
-  """Height and width of an image, from its header alone.
+  """Returns the height and width of an image, reading only its header.
 
   Raises:
-    UndecodableError: If the bytes do not begin as an image does.
+    UndecodableError: If the bytes do not start with the header of an image.
   """
   if isinstance(encoded, np.ndarray):
     return encoded.shape[0], encoded.shape[1]

@@ -85,9 +85,9 @@ class DecodedExamples:
   def each(
     self, examples: np.ndarray, show: Callable[[bytes | np.ndarray], T]
   ) -> list[tuple[T | None, int]]:
-    """What `show` makes of each example, and its label; None of what is no image.
+    """Applies `show` to each example; returns results and labels, None for undecodable images.
 
-    Errors are those of a call.
+    Raises as a call does.
     """
     shown: list[tuple[T | None, int]] = [(None, 0)] * len(examples)
 

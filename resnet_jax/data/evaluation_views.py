@@ -1,7 +1,7 @@
-"""Crops that a network is measured by: the centre alone, or ten.
+"""Crops for evaluation: the centre crop, and ten crops.
 
-The paper (section 3.4) measures single networks by the ten crops of Krizhevsky et al. 2012, and its
-best by applying the network to whole images (`whole_images.py`).
+The paper (section 3.4) evaluates single networks with the ten crops of Krizhevsky et al. 2012, and
+its best results with whole images (`whole_images.py`).
 """
 
 import dataclasses
@@ -52,10 +52,10 @@ def show_five_crops(
 def plain_view(
   constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The view of evaluation: pixels, normalised.
+  """Normalises the pixels, as evaluation does.
 
   Args:
-    constants: What `preprocessing.normalize` takes.
+    constants: Constants of `preprocessing.normalize`.
     batch: `image` (N, H, W, 3) uint8 and `label` (N,) int32.
     key: Unused; the view is the same each time.
 
@@ -69,15 +69,15 @@ def plain_view(
 def ten_crop_view(
   constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Ten views of an image: five crops, and their mirror images.
+  """Returns ten views of each image: five crops and their mirror images.
 
   Args:
-    constants: As `plain_view`'s.
+    constants: As in `plain_view`.
     batch: `image` (N, 5, H, W, 3) uint8 and `label` (N,) int32.
     key: Unused.
 
   Returns:
-    Images (N, 10, H, W, 3) float32, labels (N,) int32. The scores of the ten are to be averaged.
+    Images (N, 10, H, W, 3) float32, labels (N,) int32. The caller averages the ten scores.
   """
   crops = batch["image"]
   both = jnp.concatenate([crops, crops[:, :, :, ::-1]], axis=1)
@@ -85,14 +85,14 @@ def ten_crop_view(
 
 
 def center_crops(split: Split, settings: StreamingConfig) -> Split:
-  """A split of a streaming data set, with the centre crop of each image; otherwise `ten_crops`."""
+  """Returns a split with the centre crop of each image; otherwise as `ten_crops`."""
   shape = (settings.image_size, settings.image_size, 3)
   fetch = require_decoder(split).showing(functools.partial(show_center_crop, settings), shape)
   return dataclasses.replace(split, fetch=fetch, view=plain_view)
 
 
 def ten_crops(split: Split, settings: StreamingConfig) -> Split:
-  """A split of a streaming data set, with ten views of each image instead of one.
+  """Returns a split with ten views of each image instead of one.
 
   Args:
     split: One that `streaming.build_dataset` made.
@@ -107,7 +107,7 @@ def ten_crops(split: Split, settings: StreamingConfig) -> Split:
 
 
 def require_decoder(split: Split) -> DecodedExamples:
-  """The `fetch` of a split of a streaming data set.
+  """Returns the `fetch` of a split, which must be of a streaming data set.
 
   Raises:
     TypeError: If the split is not one of a streaming data set.

@@ -26,7 +26,7 @@ def training_batches(
   hosts: int = 1,
   parts: int = 1,
 ) -> Iterator[Batch]:
-  """The endless training stream from a step on.
+  """Yields the endless training stream, from a step on.
 
   Args:
     split: What to read.
@@ -51,9 +51,9 @@ def training_batches(
 def evaluation_batches(
   split: Split, batch_size: int, host: int = 0, hosts: int = 1
 ) -> Iterator[Batch]:
-  """Every example once, in order; the last batch is filled up with zeros.
+  """Yields every example once, in order; the last batch is padded with zeros.
 
-  Batches have one array more, `real` (N,) float32: 1 for an example and 0 for filling. All hosts
+  Batches have a further array, `real` (N,) float32: 1 for an example and 0 for padding. All hosts
   get the same number of batches, so none waits for another at the end.
   """
   share = _share(batch_size, hosts)
@@ -61,7 +61,7 @@ def evaluation_batches(
   def fetch(start: int) -> Batch:
     first = min(start + host * share, split.size)
     examples = np.arange(first, min(first + share, split.size), dtype=np.int32)
-    # A host with nothing left still needs arrays of the right shapes: it reads the last example.
+    # A host without examples still needs arrays of the right shapes, so it reads the last example.
     some = examples if len(examples) else np.array([split.size - 1], np.int32)
     batch = split.fetch(np.zeros_like(some), some) | {"real": np.ones(len(some), np.float32)}
     return {name: fill(array[: len(examples)], share) for name, array in batch.items()}
@@ -70,12 +70,12 @@ def evaluation_batches(
 
 
 def even_batch_size(examples: int, most: float, multiple: int = 1) -> int:
-  """The size of batches into which examples go with the least filling, in as few as may be.
+  """Returns the batch size with the least padding among those that need the fewest batches.
 
   Args:
-    examples: How many there are.
-    most: The largest size, which is rounded up to a multiple.
-    multiple: Of what the size is a multiple.
+    examples: Number of examples.
+    most: The largest size; rounded up to a multiple of `multiple`.
+    multiple: The size is a multiple of this.
   """
   units, largest = -(-examples // multiple), max(1, math.ceil(most / multiple))
   batches = -(-units // largest)
@@ -83,7 +83,7 @@ def even_batch_size(examples: int, most: float, multiple: int = 1) -> int:
 
 
 def ahead(call: Callable[[T], U], arguments: Iterator[T], count: int) -> Iterator[U]:
-  """Maps a function with `count` calls under way beyond the next result's, each in a thread."""
+  """Maps a function in threads, with `count` calls running ahead of the next result."""
   if not count:
     yield from map(call, arguments)
     return

@@ -14,9 +14,9 @@ from resnet_jax.data.example_source import UndecodableError
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
 _ORIENTATION = 0x0112
-# Of TIFFs alone Pillow applies the orientation, which is ignored here as that of all others is. By
-# its number, what undoes it, and whether height and width change places.
-_TURNED_BACK = {
+# Pillow applies the orientation of TIFFs, though of no other format. It is undone here, because
+# orientations are ignored. The keys are EXIF orientations.
+_UNDO_ORIENTATION = {
   2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
   3: PIL.Image.Transpose.ROTATE_180,
   4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
@@ -25,7 +25,7 @@ _TURNED_BACK = {
   7: PIL.Image.Transpose.TRANSVERSE,
   8: PIL.Image.Transpose.ROTATE_270,
 }
-_ACROSS = (5, 6, 7, 8)
+_SWAPPED_SIDES = (5, 6, 7, 8)  # orientations that swap height and width
 
 
 def decode_with_pillow(encoded: bytes, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -42,14 +42,14 @@ def decode_with_pillow(encoded: bytes, shape: tuple[int, int] | None = None) -> 
   Raises:
     UndecodableError: If the bytes are not a whole image.
   """
-  with _refusals():
+  with _decoding_errors():
     image = _open(encoded)
-    turned = _TURNED_BACK.get(_tiff_orientation(image))
+    undo = _UNDO_ORIENTATION.get(_tiff_orientation(image))
     if shape:
       image.draft(None, shape[::-1])
     image.load()
-    if turned is not None:
-      image = image.transpose(turned)
+    if undo is not None:
+      image = image.transpose(undo)
     if image.mode.startswith("I"):
       # Sixteen bits a pixel: Pillow's own conversion clips at 255 instead of dropping low bits.
       image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -57,19 +57,19 @@ def decode_with_pillow(encoded: bytes, shape: tuple[int, int] | None = None) -> 
 
 
 def shape_with_pillow(encoded: bytes) -> tuple[int, int]:
-  """Height and width of an image, from its header alone.
+  """Returns the height and width of an image, reading only its header.
 
   Raises:
-    UndecodableError: If the bytes do not begin as an image does.
+    UndecodableError: If the bytes do not start with the header of an image.
   """
-  with _refusals():
+  with _decoding_errors():
     image = _open(encoded)
     sides = image.height, image.width
-    return sides[::-1] if _tiff_orientation(image) in _ACROSS else sides
+    return sides[::-1] if _tiff_orientation(image) in _SWAPPED_SIDES else sides
 
 
 def _tiff_orientation(image: PIL.Image.Image) -> int:
-  """How Pillow turns an image in loading it; 1 for not at all."""
+  """Returns the EXIF orientation that Pillow applies when it loads an image; 1 if none."""
   return image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
 
 
@@ -78,8 +78,8 @@ def _open(encoded: bytes) -> PIL.Image.Image:
 
 
 @contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-  """Makes an `UndecodableError` of what Pillow raises within."""
+def _decoding_errors() -> Iterator[None]:
+  """Converts Pillow's errors to `UndecodableError`."""
   try:
     yield
   except PIL.UnidentifiedImageError:

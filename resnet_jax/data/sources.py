@@ -75,10 +75,10 @@ def digits() -> dict[str, Arrays]:
 
 
 def _digits_table() -> np.ndarray:
-  """Returns the pixels and the label of each digit as a row of 65 numbers.
+  """Returns the pixels and label of each digit: (N, 65), float64.
 
-  scikit-learn takes two seconds to import, and its file of digits a fifth of a second to read. So
-  its function is called only where a version of it stores the file elsewhere.
+  Importing scikit-learn takes two seconds, reading its file of digits a fifth of a second. So its
+  function is called only if its version stores the file elsewhere.
   """
   package = importlib.util.find_spec("sklearn")
   if package is not None and package.origin is not None:

@@ -25,7 +25,7 @@ from resnet_jax.errors import UserError
 logger = logging.getLogger(__name__)
 
 _BLOCK = 64
-# So many records that are left out are warned of, one by one.
+# Maximum number of warnings about skipped records.
 _WARNINGS = 8
 
 

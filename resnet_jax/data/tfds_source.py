@@ -171,7 +171,7 @@ class _ArrayRecords:
     file = self._file(shard)
     try:
       return file.read([record])[0]
-    except RuntimeError as error:  # Its checksums differ, or the file cannot be opened or read.
+    except RuntimeError as error:  # A checksum differs, or the file cannot be opened or read.
       reason, *_ = str(error).splitlines()
       if not self._paths[shard].is_file():
         raise OSError(f"{self._paths[shard]} cannot be read: {reason}") from None

@@ -1,12 +1,12 @@
 """Random access to TFRecord files, which have none: an index of where each record lies.
 
-A TFRecord file is a run of records: u64 length, u32 checksum of the length, the data, u32 checksum
-of the data, little-endian, with nothing between. Walking the headers once gives every offset. No
-TensorFlow is needed, neither for the walk nor for reading.
+A TFRecord file is a sequence of records: u64 length, u32 checksum of the length, the data, u32
+checksum of the data, little-endian, without gaps. Walking the headers once gives every offset.
+Neither the walk nor reading needs TensorFlow.
 
-Both checksums are verified whenever a record is read, as TensorFlow does: the walk verifies those
-of the lengths, by which it finds the next record. They are CRC32Cs, "masked" because a CRC of data
-that holds its own CRC tells nothing (tensorflow/core/lib/hash/crc32c.h).
+Like TensorFlow, the reader verifies both checksums of every record. The walk verifies those of the
+lengths, which locate the next record. They are CRC32Cs, "masked" because the CRC of data that
+contains its own CRC is meaningless (tensorflow/core/lib/hash/crc32c.h).
 """
 
 import bisect
@@ -37,14 +37,14 @@ _WALKED_AT_ONCE = 1 << 20
 _READ_TOGETHER = 8 << 20
 
 
-# What to do about a damaged file.
+# Advice for damaged files, which ends error messages.
 MEND = "Copy the file again, or delete its folder and prepare the data set again"
 
 
 def masked_crc(data: bytes) -> int:
-  """The checksum of some bytes as TFRecord files store it.
+  """Returns the checksum of some bytes as TFRecord files store it.
 
-  The library computes 110 kB in 10 microseconds, too few to be worth releasing Python's lock.
+  The library takes 10 microseconds for 110 kB, too short a time to be worth releasing the GIL.
   """
   crc = google_crc32c.value(data)
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -52,14 +52,14 @@ def masked_crc(data: bytes) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class TFRecordIndex:
-  """Where each record of a list of files ("shards") lies.
+  """The position of each record in a list of files ("shards").
 
   Attributes:
     names: (S,) unicode, the files' names.
-    sizes: (S,) int64, the files' sizes in bytes, by which a stale index is known.
+    sizes: (S,) int64, the files' sizes in bytes, to recognise a stale index.
     counts: (S,) int64, the number of records in each file.
-    offsets: (N,) int64, where each record's data begins in its file.
-    lengths: (N,) int64, the bytes of each record's data.
+    offsets: (N,) int64, the position of each record's data in its file, in bytes.
+    lengths: (N,) int64, the size of each record's data in bytes.
   """
 
   names: np.ndarray
@@ -69,7 +69,7 @@ class TFRecordIndex:
   lengths: np.ndarray
 
   def describes(self, folder: DataFolder, names: Sequence[str]) -> bool:
-    """Whether a folder's files have the names and sizes of those that were indexed."""
+    """Returns whether a folder's files have the names and sizes of the indexed ones."""
     return self.names.tolist() == list(names) and self.sizes.tolist() == folder.sizes(names)
 
 
@@ -79,15 +79,15 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(TFRecordIndex))
 def build_index(
   folder: DataFolder, names: Sequence[str], progress: Callable[[int], None] = lambda files: None
 ) -> TFRecordIndex:
-  """Walks the headers of TFRecord files, many files at once: one small read a record.
+  """Walks the headers of many TFRecord files at once, with one small read per record.
 
   Args:
-    folder: Where the files lie.
+    folder: The folder of the files.
     names: Their names.
-    progress: Called with the number of files that were done since the last call.
+    progress: Called with the number of files finished since the last call.
 
   Raises:
-    UserError: If a file does not end where a record ends, or the checksum of a length is not right.
+    UserError: If a file does not end where a record ends, or the checksum of a length is wrong.
     OSError: If one cannot be read.
   """
   sizes = folder.sizes(names)
@@ -110,7 +110,7 @@ def build_index(
 
 
 def _walk(folder: DataFolder, name: str, size: int) -> np.ndarray:
-  """(N, 2) int64: offset and length of the data of each record in a file."""
+  """Finds the offset and length of the data of each record in a file: (N, 2) int64."""
   records: list[tuple[int, int]] = []
   position = 0
   piece, piece_start, ahead = b"", 0, _HEADER.size
@@ -143,7 +143,7 @@ def save_index(path: pathlib.Path, index: TFRecordIndex) -> None:
 def load_index(
   path: pathlib.Path, folder: DataFolder, names: Sequence[str]
 ) -> TFRecordIndex | None:
-  """The index stored at `path` if it is there, whole, and describes these files of a folder."""
+  """Loads the index at `path`; returns None if it is missing, damaged or of other files."""
   try:
     with np.load(path, allow_pickle=False) as arrays:
       index = TFRecordIndex(**{name: arrays[name] for name in _FIELDS})
@@ -153,18 +153,18 @@ def load_index(
 
 
 class TFRecordReader:
-  """Records of a folder's files by number, in the order of the index; any thread may read.
+  """Records of a folder's files by number, in the order of the index; thread-safe.
 
   Args:
-    folder: Where the files lie.
-    index: Which files, and where in them the records lie.
+    folder: The folder of the files.
+    index: The files and the positions of their records.
   """
 
   def __init__(self, folder: DataFolder, index: TFRecordIndex):
     self._folder = folder
     self._index = index
     self._names: list[str] = index.names.tolist()
-    # As lists, of which one number is taken in a fraction of the time.
+    # Lists, because indexing one is much faster than indexing an array.
     self._ends: list[int] = np.cumsum(index.counts).tolist()
     self._counts: list[int] = index.counts.tolist()
 
@@ -172,11 +172,11 @@ class TFRecordReader:
     return len(self._index.offsets)
 
   def read(self, i: int) -> bytes:
-    """The data of record i.
+    """Reads the data of record i.
 
     Raises:
       OSError: If the file cannot be read, or is shorter than when it was indexed; names both.
-      UndecodableError: If the record does not fit its checksums; says where the file is damaged.
+      UndecodableError: If a checksum differs; the message has the position of the damage.
     """
     [record] = self.read_many([i])
     if isinstance(record, Exception):
@@ -184,9 +184,9 @@ class TFRecordReader:
     return record
 
   def read_many(self, numbers: Sequence[int]) -> list[bytes | OSError | UndecodableError]:
-    """As `read` of each number, in their order; an error stands in the place of its record.
+    """Reads several records, in order; where `read` would raise, returns the error instead.
 
-    Records that follow one another in a file are read in one piece, whatever their order here.
+    Consecutive records of a file are read in one piece, in whatever order they are requested.
     """
     runs = self._runs(numbers)
     pieces = self._folder.read_many([self._span(run[0], run[-1]) for run in runs])
@@ -198,14 +198,14 @@ class TFRecordReader:
       elif len(run) == 1:
         found[run[0]] = self._named(run[0], piece)
       else:
-        # One of them is at fault; the others are not to suffer from it.
+        # One record may be at fault, so each is read separately.
         alone = self._folder.read_many([self._span(i, i) for i in run])
         for i, data in zip(run, alone, strict=True):
           found[i] = self._verified(i, data, 0) if isinstance(data, bytes) else self._named(i, data)
     return [found[i] for i in numbers]
 
   def locate(self, i: int) -> tuple[str, int]:
-    """The file that holds record i, and the record's number in it."""
+    """Returns the path of the file that holds record i, and the record's number in it."""
     shard, record = self._position(i)
     return self._folder.locate(self._names[shard]), record
 
@@ -216,13 +216,13 @@ class TFRecordReader:
     return shard, i - (self._ends[shard] - self._counts[shard])
 
   def _runs(self, numbers: Sequence[int]) -> list[list[int]]:
-    """The numbers sorted, in groups that are each read in one piece."""
+    """Sorts the numbers into groups that are each read in one piece."""
     runs: list[list[int]] = []
     for i in sorted(set(numbers)):
       if (
         runs
         and runs[-1][-1] == i - 1
-        and self._position(i)[1] > 0  # The first record of a file follows none.
+        and self._position(i)[1] > 0  # not the first record of a file
         and self._span(runs[-1][0], i)[2] <= _READ_TOGETHER
       ):
         runs[-1].append(i)
@@ -231,23 +231,23 @@ class TFRecordReader:
     return runs
 
   def _start(self, i: int) -> int:
-    """Where a record begins in its file, with its length."""
+    """Returns the position of a record's header in its file, in bytes."""
     return int(self._index.offsets[i]) - _HEADER.size
 
   def _span(self, first: int, last: int) -> Range:
-    """The bytes of a record, and of those up to another in the same file, checksums included."""
+    """Returns the range of some consecutive records of a file, checksums included."""
     shard, _ = self._position(first)
     start = self._start(first)
     end = int(self._index.offsets[last] + self._index.lengths[last]) + _FOOTER.size
     return self._names[shard], start, end - start
 
   def _verified(self, i: int, piece: bytes, start: int) -> bytes | UndecodableError:
-    """The data of record i, which begins at `start` in a piece of its file."""
+    """Returns the data of record i, whose header is at `start` in a piece of its file."""
     length, checksum = _HEADER.unpack_from(piece, start)
-    head = start + _HEADER.size
-    end = head + int(self._index.lengths[i])
-    data = piece[head:end]
-    if length != end - head or checksum != masked_crc(piece[start : start + _LENGTH_BYTES]):
+    begin = start + _HEADER.size
+    end = begin + int(self._index.lengths[i])
+    data = piece[begin:end]
+    if length != end - begin or checksum != masked_crc(piece[start : start + _LENGTH_BYTES]):
       what = "length"
     elif masked_crc(data) != _FOOTER.unpack_from(piece, end)[0]:
       what = "data"

@@ -1,8 +1,7 @@
-"""Whole images of a split, in batches of one shape: what dense evaluation shows.
+"""Whole images of a split, in batches of one shape, for dense evaluation.
 
 A compiled program takes images of one shape, in batches of one size. So the shapes of all images
-are read first, from their headers, and each shape has one size of batch, which is no larger than
-its images need.
+are read first, from their headers, and each shape gets one batch size, no larger than it needs.
 """
 
 import functools
@@ -19,7 +18,7 @@ from resnet_jax.data.feed import ahead, even_batch_size, fill
 from resnet_jax.data.resample import resize_window
 from resnet_jax.data.windows import Window, rounded_shape
 
-# Images whose headers are read at a time.
+# Number of headers that are read at a time.
 _READ_TOGETHER = 128
 
 
@@ -28,8 +27,8 @@ class ShapeGroup(NamedTuple):
 
   Attributes:
     shape: (height, width) in pixels.
-    examples: (N,) int, in their order in the split.
-    batch_size: Examples in each of its batches.
+    examples: (N,) int, in the order of the split.
+    batch_size: Examples per batch.
   """
 
   shape: tuple[int, int]
@@ -37,7 +36,7 @@ class ShapeGroup(NamedTuple):
   batch_size: int
 
   def batches(self) -> Iterator[np.ndarray]:
-    """The examples of each batch; the last may hold fewer."""
+    """Yields the examples of each batch; the last batch may be smaller."""
     for start in range(0, len(self.examples), self.batch_size):
       yield self.examples[start : start + self.batch_size]
 
@@ -49,7 +48,7 @@ def stored_shapes(split: Split) -> np.ndarray:
     split: One that `streaming.build_dataset` made.
 
   Returns:
-    (N, 2) int: height and width as stored; zeros where a record is no image.
+    (N, 2) int: height and width as stored; zeros for undecodable images.
 
   Raises:
     TypeError: If the split is not one of a streaming data set.
@@ -83,22 +82,22 @@ def group_by_shape(
     multiple: Batch sizes are a multiple of this, the number of devices.
 
   Returns:
-    The groups, sorted by shape. What is no image is in the largest, so that no program is compiled
-    for it alone.
+    The groups, sorted by shape. Undecodable images are in the largest group, so that no program is
+    compiled for them alone.
   """
   members: dict[tuple[int, int], list[int]] = {}
-  no_image = []
+  undecodable = []
   for example, (height, width) in enumerate(stored.tolist()):
     if height:
       shape = rounded_shape(height, width, short_side, quantum)
       members.setdefault(shape, []).append(example)
     else:
-      no_image.append(example)
-  if no_image:
+      undecodable.append(example)
+  if undecodable:
     if not members:
       members[short_side, short_side] = []
     largest = max(sorted(members), key=lambda shape: len(members[shape]))
-    members[largest] = sorted(members[largest] + no_image)
+    members[largest] = sorted(members[largest] + undecodable)
   return [
     ShapeGroup(
       shape, np.array(members[shape]), even_batch_size(len(members[shape]), most(*shape), multiple)
@@ -113,13 +112,13 @@ def whole_image(
   quantum: int = 1,
   interpolation: Interpolation = "bilinear",
 ) -> np.ndarray:
-  """The whole image with its short side made `short_side`: (H, W, 3) uint8.
+  """Decodes a whole image and resizes its short side to `short_side`: (H, W, 3) uint8.
 
   Args:
     image: An encoded image, or (H, W, 3) uint8 pixels.
     short_side: In pixels.
     quantum: The long side is rounded to a multiple of this; see `windows.rounded_shape`.
-    interpolation: Of the resizing.
+    interpolation: Interpolation of the resizing.
 
   Raises:
     UndecodableError: If the bytes are not a whole image.
@@ -133,15 +132,15 @@ def whole_image(
 def whole_image_batches(
   split: Split, groups: Sequence[ShapeGroup], interpolation: Interpolation = "bilinear"
 ) -> Iterator[Batch]:
-  """Every example once, as a whole image, with others of the same shape.
+  """Yields every example once, as a whole image, in batches of one shape.
 
   Args:
     split: One that `streaming.build_dataset` made.
     groups: Its examples, as `group_by_shape` returns them.
-    interpolation: Of the resizing.
+    interpolation: Interpolation of the resizing.
 
   Yields:
-    As `feed.evaluation_batches`, `image` being (N, H, W, 3) with N and (H, W) of the group's own.
+    Batches as of `feed.evaluation_batches`; `image` is (N, H, W, 3), and N, H, W are the group's.
 
   Raises:
     TypeError: If the split is not one of a streaming data set.

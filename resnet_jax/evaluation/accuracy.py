@@ -57,7 +57,8 @@ class Evaluator:
     Args:
       model: A Linen module.
       split: What to measure on; its view should not be random.
-      batch_size: Most examples at a time over all devices, rounded up to a multiple of them.
+      batch_size: Maximum number of examples at a time over all devices, rounded up to a multiple of
+        their number.
       key: The run's key.
       parallelize: `devices.parallelize`, or the same with other defaults.
     """

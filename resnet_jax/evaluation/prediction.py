@@ -80,7 +80,7 @@ def predict(
     classifier: The network.
     files: As `find_pictures` gives them.
     top: How many classes of each.
-    batch_size: Most pictures at a time; few are no reason to compute many.
+    batch_size: Maximum number of pictures at a time; smaller if there are fewer.
     threads: Threads that read and decode, a batch ahead of the network.
 
   Yields:
@@ -117,8 +117,8 @@ def predict(
 def _best(
   classifier: Classifier, crops: Sequence[np.ndarray | Unreadable], top: int, batch_size: int
 ) -> Iterator[tuple[tuple[int, ...], tuple[float, ...]]]:
-  """Classes and scores of each crop; batches are filled up, so that one program is compiled."""
-  import scipy.special  # It takes half a second, for which training need not wait.
+  """Yields classes and scores of each crop; pads batches, so that one program is compiled."""
+  import scipy.special  # Imported here, because it takes half a second and training never needs it.
 
   pixels = [crop for crop in crops if not isinstance(crop, Unreadable)]
   if not pixels:

@@ -1,4 +1,4 @@
-"""The progress of scoring: a bar on a terminal, plain lines elsewhere, both on standard error."""
+"""Progress of scoring on standard error: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from types import TracebackType
 
 import tqdm
 
-# Between two plain lines.
+# Minimum time between two plain lines.
 _SECONDS = 10.0
 
 
@@ -14,9 +14,9 @@ class ScoringProgress:
   """Progress over images, and over the programs that are compiled for them.
 
   Args:
-    images: How many there are, over all passes.
-    programs: How many programs are compiled; where they are several, the number is announced.
-    seconds: Least time between two plain lines.
+    images: Number of images over all passes.
+    programs: Number of programs to compile; announced if there are several.
+    seconds: Minimum time between two plain lines.
   """
 
   def __init__(self, images: int, programs: int, seconds: float = _SECONDS):
@@ -26,7 +26,7 @@ class ScoringProgress:
     self._next_line = time.monotonic() + seconds
     if programs > 1:
       _say(
-        f"compiling {programs} programs, one for each image shape; a larger --quantum takes fewer"
+        f"compiling {programs} programs, one for each image shape; a larger --quantum needs fewer"
       )
     self._bar = tqdm.tqdm(
       total=images,
@@ -45,7 +45,7 @@ class ScoringProgress:
     self._line()
 
   def advance(self, images: int) -> None:
-    """Shows that so many more images are done."""
+    """Shows that another `images` images are done."""
     self._done += images
     self._bar.set_postfix_str("", refresh=False)
     self._bar.update(images)

@@ -142,14 +142,13 @@ def _dense_passes(
   from resnet_jax.data.evaluation_views import plain_view
   from resnet_jax.data.whole_images import group_by_shape, stored_shapes, whole_image_batches
 
-  # Of other sizes than the mean image: from all of them, also from one of its size, its colour is
-  # subtracted.
+  # Whole images do not have the size of the mean image, so its colour is subtracted from all.
   mean = np.asarray(split.constants["mean"])
   constants = {**split.constants, "mean": mean.mean((0, 1)) if mean.ndim > 1 else mean}
   stored = stored_shapes(split)
 
   def most(height: int, width: int) -> float:
-    return pixels / (2 * height * width)  # Each image twice, once mirrored.
+    return pixels / (2 * height * width)  # Each image is shown twice, once mirrored.
 
   def make_pass(short_side: int) -> Pass:
     quantum = protocol.quantum or QUANTUM

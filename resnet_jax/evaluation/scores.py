@@ -32,7 +32,7 @@ class Pass:
     view: What the network is shown.
     score: `score(variables, images)`, pure -> (N, classes): the logarithms of the scores, up to a
       constant of each example's own.
-    programs: How many shapes the batches have, for each of which a program is compiled.
+    programs: Number of shapes of batches; a program is compiled for each.
   """
 
   name: str
@@ -136,7 +136,7 @@ def score_split(
   advance: Callable[[int], Any] = lambda examples: None,
   compiling: Callable[[], Any] = lambda: None,
 ) -> Scores:
-  """The mean scores of all passes, on all devices.
+  """Computes the mean scores of all passes, on all devices.
 
   Args:
     passes: At least one, all of the same split.
@@ -144,13 +144,13 @@ def score_split(
     key: The run's key.
     parallelize: `devices.parallelize`, or the same with other defaults.
     advance: Called after each batch with the number of its examples.
-    compiling: Called before the first batch of each shape, for which a program is compiled.
+    compiling: Called before a program is compiled for a new shape of batches.
 
   Raises:
     RuntimeError: A pass did not see every example once.
     UserError: The network's outputs are not finite.
   """
-  import scipy.special  # It takes half a second, for which training need not wait.
+  import scipy.special  # Imported here, because it takes half a second and training never needs it.
 
   size, name = passes[0].size, passes[0].name
   labels, weights = np.zeros(size, np.int32), np.ones(size, np.float32)
@@ -208,12 +208,12 @@ def _scored(
   parallelize: Callable[..., Any],
   compiling: Callable[[], Any],
 ) -> Iterator[dict[str, np.ndarray]]:
-  """The results of a pass on the host, one batch behind the devices."""
+  """Yields the results of a pass on the host, one batch behind the devices."""
   step = parallelize(
     make_score_step(one.view, one.score, devices.AXIS), batch_argument=2, arguments=4
   )
   constants, key = devices.replicate((one.constants, key))
-  under_way: Any = None
+  running: Any = None
   compiled: set[Any] = set()
   for batch in prefetch(one.batches(), devices.shard):
     shapes = tuple(array.shape for array in batch.values())
@@ -221,11 +221,11 @@ def _scored(
       compiled.add(shapes)
       compiling()
     following = step(variables, constants, batch, key)
-    if under_way is not None:
-      yield jax.device_get(under_way)
-    under_way = following
-  if under_way is not None:
-    yield jax.device_get(under_way)
+    if running is not None:
+      yield jax.device_get(running)
+    running = following
+  if running is not None:
+    yield jax.device_get(running)
 
 
 def _require_finite(log_scores: np.ndarray) -> None:

@@ -45,7 +45,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     )
   shape = tuple(check_integer("input_shape", size, 1) for size in input_shape)
   x = jax.ShapeDtypeStruct((1, *shape), "float32")
-  # One trace for both counts. A part in training mode may draw random numbers.
+  # One trace for both counts. The key also serves parts in training mode that draw random numbers.
   program, (_, variables) = jax.make_jaxpr(module.init_with_output, return_shape=True)(
     jax.random.key(0), x
   )

@@ -1,10 +1,10 @@
-"""Convolution as CPUs compute it fast: the same function and derivatives as XLA's convolution.
+"""Fast convolution on CPUs, with the same values and derivatives as XLA's convolution.
 
 XLA computes the gradient of a kernel as one convolution whose window is the whole feature map and
-whose channels are the examples of the batch. On CPUs that is two to twenty times as slow as the
-forward pass where the map is large, because the working set leaves the cache. Over chunks of the
-batch, added up, it is about as fast as the forward pass. A 1x1 convolution is a matrix product, and
-one of a small map with many channels is a matrix product of its patches.
+whose channels are the examples of the batch. On CPUs, that is 2 to 20 times slower than the forward
+pass for large maps, because the working set exceeds the cache. The sum of gradients over chunks of
+the batch is about as fast as the forward pass. A 1x1 convolution is computed as a matrix product,
+and one of a small map with many channels as a matrix product of its patches.
 """
 
 import functools
@@ -20,12 +20,12 @@ from jax.custom_derivatives import SymbolicZero
 
 from resnet_jax.models.subsampling import every
 
-# Output elements of a chunk, 1 MiB in float32: the fastest of the powers of two for the layers of
-# ResNet-20 (batch 128), ResNet-18 (32) and ResNet-50 (16) on two cores with 512 KiB of L2 each.
+# Output elements per chunk, 1 MiB in float32: the fastest power of two for the layers of ResNet-20
+# (batch 128), ResNet-18 (32) and ResNet-50 (16) on two cores with 512 KiB of L2 each.
 _CHUNK_ELEMENTS = 2**18
 
-# Stage 4 of the ImageNet networks: 1.8 times as fast by patches, forward and backward. With a
-# larger map or fewer channels, gathering the patches costs more than it saves.
+# Patches make stage 4 of the ImageNet networks 1.8 times as fast, forward and backward. With larger
+# maps or fewer channels, gathering them costs more than it saves.
 _PATCHES_MAX_PIXELS = 64
 _PATCHES_MIN_FEATURES = 256
 
@@ -70,9 +70,9 @@ def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def convolve_on_cpu(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-  """Computes `convolve` as is fast on CPUs.
+  """Computes `convolve` fast on CPUs.
 
-  Forward mode, reverse mode and all orders of both are those of `convolve`, but for rounding.
+  Derivatives of any order, in forward and reverse mode, equal those of `convolve` up to rounding.
   """
   return _forward(x, kernel, window)
 
@@ -85,8 +85,8 @@ def _differentiate(
 ) -> tuple[jax.Array, jax.Array]:
   x, kernel = primals
   x_tangent, kernel_tangent = tangents
-  # XLA would else compute the norm and the activation before this convolution once more, within the
-  # loop that transposes their result for the gradient of the kernel.
+  # Otherwise XLA would recompute the norm and the activation before this convolution in the loop
+  # that transposes their result for the gradient of the kernel.
   x = lax.optimization_barrier(x)
   y = _forward(x, kernel, window)
   terms = []
@@ -96,7 +96,7 @@ def _differentiate(
     count = chunk_count(y.shape) if _choose(x, kernel, window) is convolve else 1
     chunks = [_forward(chunk, kernel_tangent, window) for chunk in jnp.split(x, count)]
     terms.append(jnp.concatenate(chunks))
-  # In reverse mode this is a barrier before the gradient of the output, for the same reason.
+  # In reverse mode, this becomes a barrier before the output's gradient, for the same reason.
   return y, lax.optimization_barrier(sum(terms[1:], terms[0]))
 
 
@@ -107,7 +107,7 @@ def _forward(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 def _choose(
   x: jax.Array, kernel: jax.Array, window: Window
 ) -> Callable[[jax.Array, jax.Array, Window], jax.Array]:
-  """Returns the fastest computation of a convolution: `convolve`, or a matrix product."""
+  """Returns the fastest implementation for a convolution: `convolve`, or a matrix product."""
   if window.groups > 1:
     return convolve
   if kernel.shape[:2] == (1, 1):
@@ -123,12 +123,12 @@ def _choose(
 def pointwise_as_dot(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
   """Computes a 1x1 convolution as a matrix product over channels.
 
-  On CPUs it is several times as fast as XLA's convolution; on GPUs and TPUs there is no need.
+  On CPUs, this is several times as fast as XLA's convolution; GPUs and TPUs do not need it.
 
   Args:
     x: (N, H, W, C).
     kernel: (1, 1, C, features).
-    window: Its stride; the rest does not matter to one tap.
+    window: The stride; the other fields do not affect a 1x1 kernel.
 
   Returns:
     (N, ceil(H / stride), ceil(W / stride), features).
@@ -153,7 +153,7 @@ def patches_as_dot(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array
     row, column = (window.dilation * offset for offset in tap)
     end = (row + window.stride * (rows - 1) + 1, column + window.stride * (columns - 1) + 1)
     patches.append(every(window.stride, x, (row, column), end))
-  # XLA would else gather the patches within the loop of the product.
+  # Otherwise XLA would gather the patches inside the loop of the product.
   gathered = lax.optimization_barrier(jnp.concatenate(patches, axis=-1))
   return _product(gathered, kernel.reshape(-1, kernel.shape[-1]))
 
@@ -166,8 +166,8 @@ def chunk_count(shape: tuple[int, ...]) -> int:
   """Returns the number of equal chunks of the batch for the gradient of a kernel.
 
   Args:
-    shape: Shape of the convolution's output, (N, H', W', features). In a program that `jax.export`
-      exports for any batch some of it is symbolic, and there is one chunk.
+    shape: Shape of the convolution's output, (N, H', W', features). If a size is symbolic, as in
+      programs that `jax.export` exports for any batch, there is one chunk.
   """
   if not _is_static(shape):
     return 1
@@ -177,5 +177,5 @@ def chunk_count(shape: tuple[int, ...]) -> int:
 
 
 def _is_static(shape: tuple[int, ...]) -> bool:
-  """Returns whether every size is a number, none a symbol of `jax.export`."""
+  """Returns whether no size is symbolic (in `jax.export`)."""
   return all(isinstance(size, int) for size in shape)

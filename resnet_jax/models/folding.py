@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolutions before it: the usual step before deployment."""
+"""Folding of batch norm into the preceding convolutions, as is usual before deployment."""
 
 import functools
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ _FOLDABLE_ORDERS = ("original", "relu_before_addition", "relu_only_preactivation
 def fold_batch_norm(model: Network, variables: Mapping[str, Any]) -> tuple[Network, dict[str, Any]]:
   """Folds the running statistics, scales and biases of batch norms into the convolutions.
 
-  In evaluation a batch norm is an affine map of each channel, so it and the convolution before it
-  are one convolution with a bias. The new network has no norms, half as many layers, and the same
-  outputs as `model.apply(variables, images, train=False)`, but for rounding. It is for inference:
-  trained on, it would be another network.
+  In evaluation, batch norm is an affine map of each channel, so it merges with the preceding
+  convolution to one convolution with a bias. The new network has no norms, and the same outputs as
+  `model.apply(variables, images, train=False)` up to rounding. It is for inference: training it
+  would differ from training `model`.
 
   Args:
     model: A `ResNet` or `VGG` with batch norm.
     variables: Its `params` and `batch_stats`, in either layout (unrolled or scanned).
 
   Returns:
-    The network without norms and with biases, and its variables; kernels and biases have the
-    dtypes of the old kernels, computed in float32 or wider.
+    The network without norms and with biases, and its `params`; kernels and biases are computed in
+    float32 or wider and have the dtypes of the old kernels.
 
   Raises:
     ValueError: The network has no batch norm, or norms that no convolution precedes (as in
@@ -41,11 +41,11 @@ def fold_batch_norm(model: Network, variables: Mapping[str, Any]) -> tuple[Netwo
   order = getattr(model, "order", "original")
   if order not in _FOLDABLE_ORDERS:
     raise ValueError(
-      f"order={order!r}: not every batch norm follows a convolution there, so they cannot be "
-      f"folded; they can with one of {_FOLDABLE_ORDERS}"
+      f"order={order!r}: not every batch norm follows a convolution, so they cannot be folded; "
+      f"they can with one of {_FOLDABLE_ORDERS}"
     )
   if "batch_stats" not in variables:
-    raise ValueError("variables without batch_stats: give those of the trained network")
+    raise ValueError("variables has no batch_stats: pass those of the trained network")
   epsilon = model.bn_epsilon
   if epsilon is None:
     settings = norm.keywords if isinstance(norm, functools.partial) else {}
@@ -85,7 +85,7 @@ def _fold_layer(
   )
   factor = scale * lax.rsqrt(variance + epsilon)
   shift = bias + (jnp.asarray(conv.get("bias", 0), wide) - mean) * factor
-  # In the scanned layout all arrays have an axis of blocks in front.
+  # In the scanned layout, all arrays have a leading axis of blocks.
   return {
     "kernel": (kernel * factor[..., None, None, None, :]).astype(kernel.dtype),
     "bias": shift.astype(kernel.dtype),

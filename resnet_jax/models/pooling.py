@@ -35,9 +35,9 @@ def max_pool(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.Array:
 
 
 def max_pool_of_slices(x: jax.Array, padding: tuple[int, int] = (0, 1)) -> jax.Array:
-  """`max_pool` as the maximum of nine strided slices, whose gradient is far faster on CPUs.
+  """Computes `max_pool` from nine strided slices, whose gradient is far faster on CPUs.
 
-  Of equal values the first one in a window has the gradient, as in XLA's own pooling.
+  Of equal values in a window, the first gets the gradient, as in XLA's own pooling.
   """
   pads = ((0, 0), padding, padding, (0, 0))
   x = jnp.pad(x, pads, constant_values=-jnp.inf)
@@ -88,20 +88,19 @@ def average_pool(x: jax.Array, window: int, dilation: int | None = None) -> jax.
 
 
 def global_average_pool(x: jax.Array) -> jax.Array:
-  """(N, H, W, C) -> (N, C), float32 or wider: the mean over all positions."""
+  """Returns the means over all positions: (N, H, W, C) -> (N, C), float32 or wider."""
   return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:
   """Returns the maxima over all positions: (N, H, W, C) -> (N, C), float32 or wider.
 
-  Of equal maxima the first one, row by row, has the gradient, as in `max_pool`; `jnp.max` would
+  Of equal maxima, the first in row-major order gets the gradient, as in `max_pool`; `jnp.max` would
   divide it among them. The maximum of a channel with a NaN is NaN.
   """
-  # The gradient of `x.max()` asks where x equals its maximum. XLA may compute x a second time for
-  # that, rounded differently, and then finds no such place. An index is never rounded. A mask
-  # instead of a gather, because the transpose of a gather is a scatter, which is slow on GPUs where
-  # results have to be deterministic.
+  # The gradient of `x.max()` compares x with its maximum. XLA may recompute x for that, with other
+  # rounding, and then nothing is equal; an index is not rounded. A mask replaces a gather, because
+  # the gradient of a gather is a scatter, which is slow on GPUs in deterministic mode.
   x = x.reshape(x.shape[0], -1, x.shape[-1])
   first = jnp.argmax(x, axis=1, keepdims=True)
   is_first = first == jnp.arange(x.shape[1])[:, None]

@@ -24,8 +24,8 @@ class Arrays:
   Of several processes the first one saves all. So the others need not see what it writes, until
   they restore, which they do together.
 
-  Orbax takes a second to import, so it is imported when the first tree is saved or restored: a run
-  begins to train before.
+  Orbax takes a second to import, so it is imported only when the first tree is saved or restored,
+  usually after training has begun.
   """
 
   @functools.cached_property
@@ -48,7 +48,7 @@ class Arrays:
       self._writer.save(directory, args=ocp.args.PyTreeSave(tree))
 
   def wait(self) -> None:
-    """Waits until the tree is written; raises what went wrong."""
+    """Waits until the tree is written; raises the error if writing it failed."""
     if "_writer" not in self.__dict__:
       return
     with self._renewed_on_failure():
@@ -80,7 +80,7 @@ class Arrays:
     return layout(self._reader.metadata(directory).item_metadata.tree)
 
   def close(self) -> None:
-    """Frees what Orbax holds; the next call opens it anew."""
+    """Closes Orbax's checkpointers; the next call opens new ones."""
     opened = [self.__dict__.pop(name, None) for name in ("_writer", "_reader")]
     for checkpointer in filter(None, opened):
       checkpointer.close()
@@ -100,7 +100,7 @@ class Arrays:
 
 
 def _checkpointer(alone: bool = False) -> "AsyncCheckpointer":
-  """Orbax's, for all processes; or for the first one alone."""
+  """Creates Orbax's checkpointer, for all processes or for the first one alone."""
   import orbax.checkpoint as ocp
 
   options = ocp.options.MultiprocessingOptions()

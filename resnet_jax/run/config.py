@@ -92,7 +92,7 @@ def override_config(config: C, arguments: Sequence[str], prog: str) -> C:
   """
   if not arguments:
     return config
-  # It takes a fifth of a second to import.
+  # Imported here because it takes a fifth of a second.
   import tyro
 
   model, network = _named_model(config, arguments)
@@ -213,7 +213,7 @@ def leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _named_model(config: Any, arguments: Sequence[str]) -> tuple[ModelConfig, Network]:
-  """The config's network, or another one that the arguments name."""
+  """Returns the config's network, or the one that the arguments name instead."""
   name = _arguments_of("model", arguments).get("name")
   model = dataclasses.replace(config.model, name=name) if name else config.model
   try:

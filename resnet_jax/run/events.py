@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-# tensorboardX imports PyTorch and boto3 where they are installed, for writers that are not used
-# here: seconds of the start of a run. A module that is None is not found.
+# Where PyTorch and boto3 are installed, tensorboardX imports them for writers that are not used
+# here, which takes seconds. Python does not import a module whose entry is None.
 _hidden = [name for name in ("torch", "boto3") if name not in sys.modules]
 for _name in _hidden:
   sys.modules[_name] = None  # type: ignore[assignment]

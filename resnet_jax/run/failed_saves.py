@@ -11,7 +11,8 @@ def silence_failed_saves() -> None:
   Orbax logs one, asyncio one for each other array that was under way, and the interpreter one where
   such an array ends after its event loop.
   """
-  import absl.logging  # noqa: F401  Or it would find a logger that is not of its own class.
+  # absl has to create its logger itself, before `getLogger` below does.
+  import absl.logging  # noqa: F401
 
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   logging.getLogger("asyncio").addFilter(_was_asked_for)

@@ -20,7 +20,7 @@ def advance_average(average: Any, variables: Any, step: jax.Array, decay: float 
   """
   if decay is None:
     return average
-  done = step.astype(jnp.result_type(float))  # JAX divides int32 in float32 in x64 mode too.
+  done = step.astype(jnp.result_type(float))  # JAX divides int32 in float32 even in x64 mode.
   d = jnp.minimum(decay, (1 + done) / (10 + done))
 
   def advance(old: jax.Array, new: jax.Array) -> jax.Array:

@@ -40,10 +40,10 @@ class Run:
     evaluate_every: Steps between evaluations.
     checkpoint_every: Steps between checkpoints.
     profile_start: Number of steps done when a profile begins; None for no profile.
-    init: Returns the random variables of the network for a key, compiled at its first call. If
-      blocks are scanned, their variables are stacked.
-    variables: Shapes and dtypes of what `init` returns.
-    devices: Those that it is for; None for all that there are.
+    init: Returns random variables of the network for a key; compiled at the first call. The
+      variables of scanned blocks are stacked.
+    variables: Shapes and dtypes of the result of `init`.
+    devices: The devices to train on; None for all.
   """
 
   config: Config
@@ -163,7 +163,7 @@ def _create(config: Config, **more: Any) -> models.Network:
 
 
 def _with_groups(config: Config, model: models.Network) -> models.Network:
-  """Gives the network's batch norms the axis of the devices and the config's groups."""
+  """Sets the device axis and the config's groups in the network's batch norms."""
   if model.norm != "batch":
     return model
   norm = functools.partial(models.BatchNorm, axis_name=devices.AXIS, group=config.bn_group)
@@ -175,7 +175,7 @@ def _build_model(
 ) -> tuple[models.Network, Callable[[jax.Array], Any]]:
   """Returns the config's network for a data set, mapped over the devices, and its `Run.init`.
 
-  Unless the config sets another number of classes, the network has the data set's.
+  The number of classes is the data set's unless the config sets it.
 
   Raises:
     UserError: There is no such network, or it does not fit the data set.
@@ -200,16 +200,16 @@ def _build_model(
 def _initializer(
   model: models.Network, image_shape: tuple[int, int, int]
 ) -> Callable[[jax.Array], Any]:
-  """Returns `Run.init` of a network; kept with its trace, because a sweep has few networks.
+  """Returns `Run.init` of a network, cached with its trace, because a sweep has few networks.
 
-  JAX traces it once, whether its shapes or its values are asked for first.
+  JAX traces it once for both its shapes and its values.
   """
 
   def init(key: jax.Array) -> Any:
     variables = model.init(key, jnp.zeros((1, *image_shape)))
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
-  # On CPUs the random bits of each kernel compile for more than a second at LLVM's highest level.
+  # On CPUs, at LLVM's highest level, the random bits of each kernel take over a second to compile.
   options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
   return jax.jit(init, compiler_options=options)
 

@@ -1,4 +1,4 @@
-"""What is trained, in a few lines."""
+"""The summary of a run that `train` prints."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from resnet_jax.training.build import Run
 
 
 def start_rows(run: Run) -> dict[str, str]:
-  """Returns what is known of a run before anything is computed, by name."""
+  """Summarises a run before anything is computed: names and texts of the rows."""
   config, count = run.config, jax.device_count()
   params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(run.variables["params"]))
   sizes = (f"{split.size:,} {name}" for name, split in run.dataset.splits.items())
@@ -25,6 +25,6 @@ def start_rows(run: Run) -> dict[str, str]:
 
 
 def aligned(rows: Mapping[str, str]) -> str:
-  """Returns a table of names and values, a row a line."""
+  """Formats names and values as a table, one row per line."""
   width = max(map(len, rows))
   return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())

@@ -96,7 +96,7 @@ class Member:
     return origin.workdir if isinstance(origin, RunOrigin) else origin.directory
 
   def score(self) -> Scores:
-    """Scores all examples, and shows the progress on standard error."""
+    """Scores all examples and shows progress on standard error."""
     passes = make_passes(self.protocol, self.split, self.streaming, self.model, self.batch_size)
     programs = sum(one.programs for one in passes)
     with ScoringProgress(len(passes) * self.split.size, programs) as progress:

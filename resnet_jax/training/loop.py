@@ -46,7 +46,7 @@ def fit(
     workdir: The run's directory, held by this process alone.
     should_stop: Asked after each step, with the number of steps done; once true the run is saved
       and ends. Several processes have to be told so at the same step.
-    start: What the start has taken up to here, which is printed after the first step.
+    start: The phases of the start so far, printed after the first step.
 
   Returns:
     The last state.

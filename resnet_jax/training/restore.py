@@ -66,7 +66,7 @@ def to_stored(run: Run, state: TrainState) -> TrainState:
 
 
 def abstract_state(run: Run) -> TrainState:
-  """Shapes, dtypes and shardings of the state as checkpoints hold it."""
+  """Returns shapes, dtypes and shardings of the state in the layout of checkpoints."""
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated()),
     jax.eval_shape(models.to_unrolled, state_shapes(run)) if _scans(run) else state_shapes(run),
@@ -74,7 +74,7 @@ def abstract_state(run: Run) -> TrainState:
 
 
 def state_shapes(run: Run) -> TrainState:
-  """Shapes and dtypes of the state that the run computes with."""
+  """Returns shapes and dtypes of the state in the layout of the run."""
   return jax.eval_shape(_first_state(run), run.variables)
 
 
@@ -166,10 +166,10 @@ def _scans(run: Run) -> bool:
 
 
 def _random_stored(run: Run) -> TrainState:
-  """The layout of checkpoints; on one device of each process."""
+  """Draws the state in the layout of checkpoints, on one device of each process."""
   if not _scans(run):
     return jax.jit(_first_state(run))(run.init(run.key))
-  # Unrolled blocks take long to compile together; where they are scanned there are many.
+  # Scanned networks have many blocks, which would take long to compile unrolled.
   return create_state(
     run.model.clone(scan=False),
     run.optimizer,

@@ -1,11 +1,11 @@
 """Learning-rate schedules: pure functions of the step, as optax takes them.
 
 A schedule maps the number of steps done, an int scalar of any type, to the rate of the next step,
-float32, or float64 where JAX has it on. A constant one is `optax.constant_schedule`.
+float32, or float64 in JAX's x64 mode. For a constant rate, use `optax.constant_schedule`.
 
-optax's `cosine_decay_schedule` and `polynomial_schedule` are other functions in their last digits:
-they take 1 - count / steps, which near the end leaves few digits, and divide an int32 count in
-float32 whether or not float64 is on.
+optax's `cosine_decay_schedule` and `polynomial_schedule` differ in the last digits: they compute
+1 - count / steps, which loses digits near the end, and divide an int32 count in float32 even in x64
+mode.
 """
 
 import itertools
@@ -117,7 +117,7 @@ def linear_warmup(schedule: optax.Schedule, steps: int, factor: float = 0.1) -> 
     raise ValueError(f"factor={factor}: a warm-up starts between 0 and 1 times the rate")
 
   def warm(count: jax.typing.ArrayLike) -> jax.Array:
-    share = factor + (1 - factor) * (_real(jnp.minimum(count, steps)) / steps)
+    share = factor + (1 - factor) * (_as_float(jnp.minimum(count, steps)) / steps)
     return schedule(count) * jnp.where(jnp.less(count, steps), share, 1)
 
   return warm
@@ -129,13 +129,13 @@ def _check_span(start: int, end: int) -> None:
 
 
 def _fraction_left(count: jax.typing.ArrayLike, start: int, end: int) -> jax.Array:
-  """Returns the share of the steps between start and end that is still to be done, in [0, 1]."""
-  return _real(end - jnp.clip(count, start, end)) / (end - start)
+  """Returns the fraction of the steps from start to end that remains, in [0, 1]."""
+  return _as_float(end - jnp.clip(count, start, end)) / (end - start)
 
 
-def _real(count: jax.Array) -> jax.Array:
-  """Returns a count as JAX's default float, because JAX divides int32 in float32 in x64 mode too.
+def _as_float(count: jax.Array) -> jax.Array:
+  """Converts a count to JAX's default float, because JAX divides int32 in float32 even in x64 mode.
 
-  A difference of counts is taken before, in integers: float32 has no digits for it from 2**24 on.
+  Subtract counts before converting them: float32 does not represent all integers above 2**24.
   """
   return count.astype(jnp.result_type(float))

@@ -6,31 +6,35 @@ from typing import Any
 
 import jax
 
-# In their order. What Python does before the command's own code runs belongs to none of them.
+# In order. The time before the command's own code runs belongs to none of them.
 PHASES = ("imports", "data", "building", "weights", "compiling", "first step")
 
 
 class StartUp:
-  """Measures how long each phase of a start takes."""
+  """The durations of the phases of a start.
+
+  Attributes:
+    seconds: Duration of each phase that has ended.
+  """
 
   def __init__(self, begun: float | None = None) -> None:
-    """Begins the first phase, at a reading of `time.monotonic` if it began before."""
+    """Begins the first phase now, or at `begun`, a reading of `time.monotonic`."""
     self.seconds: dict[str, float] = {}
     self._since = time.monotonic() if begun is None else begun
 
   def ends(self, phase: str) -> None:
-    """Ends one of `PHASES`, and begins the next."""
+    """Ends one of `PHASES` and begins the next."""
     now = time.monotonic()
     self.seconds[phase] = now - self._since
     self._since = now
 
   def __str__(self) -> str:
-    """The line that `benchmark start` reads: see `parse_phases`."""
+    """Formats the line that `parse_phases` reads."""
     return "started: " + ", ".join(f"{name} {took:.2f} s" for name, took in self.seconds.items())
 
 
 def parse_phases(line: str) -> dict[str, float] | None:
-  """Returns the seconds of each phase from the line of a `StartUp`; None for any other line."""
+  """Parses the line of a `StartUp` to seconds per phase; returns None for any other line."""
   head, _, phases = line.strip().partition("started: ")
   if head or not phases:
     return None
@@ -41,12 +45,11 @@ def parse_phases(line: str) -> dict[str, float] | None:
 def announce_first(
   step: Callable[..., Any], start: StartUp, say: Callable[[str], None]
 ) -> Callable[..., Any]:
-  """Returns a training step whose first call says that it compiles, and what the start took.
+  """Returns a training step whose first call announces that it compiles, and reports the start.
 
   Args:
-    step: The step, which is compiled when it is first called. The weights are there.
-    start: The phases so far. Those that are left end when the first call has compiled the step, and
-      when its result is there.
+    step: The step, which compiles at its first call.
+    start: The phases so far; "weights" ends now, the others within the first call.
     say: Prints a line.
   """
   called = False

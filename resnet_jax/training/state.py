@@ -60,7 +60,7 @@ def create_state(
 def state_of_variables(
   variables: Any, optimizer: optax.GradientTransformation, averages: bool = False
 ) -> TrainState:
-  """Returns the state before the first step of a network that has these variables.
+  """Returns the state before the first step, with the given variables.
 
   Args:
     variables: `params`, and `batch_stats` if the network has any.

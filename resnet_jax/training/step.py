@@ -133,7 +133,7 @@ def make_step(
     gradient, sums = whole.gradient, whole.sums
     if axis_name is not None and devices > 1:
       gradient, sums = sum_over_devices((gradient, sums), axis_name)
-    # Unreadable examples are not part of the mean. Weights are float32 in x64 mode too.
+    # Unreadable examples are not part of the mean. Weights are float32 even in x64 mode.
     weight = sums.weight.astype(jnp.result_type(float))
     scale = size / jnp.maximum(weight, 1e-9)
     gradient = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), gradient)

@@ -126,7 +126,7 @@ def one(split):
   ("field", "message"),
   [
     ("squeeze_excitation=4", r"has 10,274 parameters and its plain Flax counterpart 9,978"),
-    ("shortcut=C", "is measured beside no peer"),
+    ("shortcut=C", "the peers have no counterpart of"),
   ],
 )
 def test_a_network_without_a_counterpart_in_plain_flax_is_refused(field, message):

@@ -1,4 +1,4 @@
-"""All that is checked and measured on a GPU, within the minutes of one lease.
+"""Checks and measurements on a GPU, in a fixed time.
 
-Imports nothing by itself: each part runs in a process of its own.
+Imports nothing by itself, because each part runs in a process of its own.
 """

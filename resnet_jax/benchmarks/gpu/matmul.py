@@ -1,4 +1,4 @@
-"""The rate of a large matrix product: what a device can do at best."""
+"""The rate of a large matrix product, an upper bound for networks on a device."""
 
 import time
 
@@ -9,11 +9,11 @@ _REPEATS, _ROUNDS = 10, 5
 
 
 def matmul_flops_per_second(size: int, dtype: str = "bfloat16") -> float:
-  """The best of some rounds of products of two square matrices of random numbers.
+  """Times products of two random square matrices; returns the best rate of several rounds, FLOP/s.
 
   Args:
-    size: Rows of the matrices.
-    dtype: Theirs.
+    size: Number of rows.
+    dtype: Their dtype.
   """
   keys = jax.random.split(jax.random.key(0))
   a, b = (jax.random.normal(key, (size, size), jnp.float32).astype(dtype) for key in keys)

@@ -1,6 +1,6 @@
-"""The numbers that a GPU must agree with a CPU on: networks, steps, rates, resident data.
+"""Results that must agree between a GPU and a CPU: networks, steps, learning rates, resident data.
 
-Most are computed in float64, where a defect cannot pass as rounding.
+Most are computed in float64, in which no defect can be mistaken for rounding.
 """
 
 import itertools
@@ -26,8 +26,8 @@ Numbers = Iterator[tuple[str, Any]]
 _EXACT = {"dtype": "float64", "param_dtype": "float64"}
 _STEPS = 3
 
-# A network of each kind of block, stem and shortcut, and the size of its images. Narrow ones, whose
-# gradients fit into a small file.
+# Networks that cover each kind of block, stem and shortcut: their fields and image sizes. They are
+# narrow to keep the file of gradients small.
 _NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
   "resnet20": ({}, 32),
   "resnet18": ({"width": 16}, 64),
@@ -39,14 +39,14 @@ def write(path: str) -> None:
   """Computes all numbers on JAX's default device and writes them as .npz; needs x64 mode.
 
   Args:
-    path: The file.
+    path: The file to write.
   """
   print(f"computing on {jax.devices()[0].device_kind}, jax {jax.__version__}", flush=True)
   found = {}
   parts: tuple[Callable[[], Numbers], ...] = (_resident_data, _schedules, _networks, _step)
   for part in parts:
     begun = time.perf_counter()
-    # Names of several parts of a tree are told apart by their number.
+    # The index makes the names of a tree's leaves unique.
     for name, tree in part():
       for i, leaf in enumerate(jax.tree.leaves(jax.device_get(tree))):
         found[f"{name}.{i}"] = np.asarray(leaf)
@@ -58,11 +58,11 @@ def compare(expected: pathlib.Path, found: pathlib.Path) -> dict[str, tuple[floa
   """Compares two files of numbers.
 
   Returns:
-    By part, the largest difference of an array over its largest magnitude, and what is allowed.
-    The difference is None for arrays that are not finite, or of another shape or dtype.
+    For each part, the largest difference in an array relative to its largest magnitude, and the
+    tolerance. The difference is None if it is not finite, or if shapes or dtypes differ.
 
   Raises:
-    ValueError: The files do not hold the same arrays.
+    ValueError: The files do not hold arrays of the same names.
   """
   with np.load(expected) as theirs, np.load(found) as ours:
     if {*theirs} != {*ours}:
@@ -78,8 +78,8 @@ def compare(expected: pathlib.Path, found: pathlib.Path) -> dict[str, tuple[floa
   return result
 
 
-# By the beginning of a part's name. Products in TensorFloat-32 and bfloat16 are compared with the
-# CPU's float32 and bfloat16, in networks of up to 50 layers: only gross defects show.
+# Tolerances by prefix of a part's name. TensorFloat-32 and bfloat16 are compared with the CPU's
+# float32 and bfloat16 in networks of up to 50 layers, which shows gross defects only.
 _ALLOWED = (
   ("data", 1e-6),
   ("schedule", 1e-6),
@@ -101,7 +101,7 @@ def _difference(expected: np.ndarray, found: np.ndarray) -> float | None:
 
 
 def _run(**fields: Any) -> Run:
-  """A run of ResNet-20 in float64 on data of CIFAR's shape."""
+  """Builds a run of ResNet-20 in float64 on data of CIFAR's shape."""
   synthetic = SyntheticConfig(train_examples=64, validation_examples=16)
   config = Config(
     model=ModelConfig("resnet20", _EXACT),
@@ -113,7 +113,7 @@ def _run(**fields: Any) -> Run:
 
 
 def _resident_data() -> Numbers:
-  """What training and evaluation show of a set that is on the device."""
+  """Computes the training and evaluation views of a data set that is held on the device."""
   run = _run()
   examples = jnp.arange(32, dtype=jnp.int32)
   batch = {"epoch": examples // 8, "example": examples}
@@ -126,7 +126,7 @@ def _resident_data() -> Numbers:
 
 
 def _schedules() -> Numbers:
-  """The learning rate of every kind of schedule."""
+  """Computes the learning rates of every kind of schedule."""
   warmup = WarmupConfig(kind="linear", length="10 steps")
   kinds: tuple[ScheduleConfig, ...] = (
     ScheduleConfig(kind="stepwise", boundaries=("30 steps", "60 steps")),
@@ -140,7 +140,7 @@ def _schedules() -> Numbers:
 
 
 def _networks() -> Numbers:
-  """Logits in each dtype, and in float64 the gradient and the batch statistics."""
+  """Computes logits in each dtype, and in float64 gradients and batch statistics."""
   for name, (fields, size) in _NETWORKS.items():
     images = np.random.default_rng(0).standard_normal((4, size, size, 3))
     exact = models.create(name, num_classes=10, **fields, **_EXACT)
@@ -169,7 +169,7 @@ def _networks() -> Numbers:
 
 
 def _random_variables(model: Any, images: np.ndarray) -> Any:
-  """Variables drawn by NumPy, the same on every device."""
+  """Draws variables with NumPy, so that they are the same on every device."""
   generator = np.random.default_rng(1)
 
   def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -185,7 +185,7 @@ def _random_variables(model: Any, images: np.ndarray) -> Any:
 
 
 def _step() -> Numbers:
-  """The state after some steps of a run, as `train` compiles and feeds them."""
+  """Computes the state after `_STEPS` steps of a run, as `train` compiles and feeds them."""
   run = _run()
   state, batches, step = initial_state(run), device_batches(run, 0), compile_step(run)
   constants, key = devices.replicate((run.dataset.splits["train"].constants, run.key))

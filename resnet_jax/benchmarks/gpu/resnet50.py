@@ -1,4 +1,4 @@
-"""ResNet-50's training beside its peers, in bfloat16."""
+"""Training of ResNet-50 in bfloat16, compared with Flax and PyTorch."""
 
 import functools
 from collections.abc import Mapping
@@ -11,17 +11,20 @@ from resnet_jax.benchmarks.peers.benchmark import PeersBenchmark, run_peers_benc
 
 NETWORK = "resnet50"
 
-# Of a step: the forward pass, and two products as large, for the gradients of weights and inputs.
+# The forward pass, and products as large for the gradients of the weights and of the inputs.
 _PASSES = 3
 
 
 def measure(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """`run_peers_benchmark` of ResNet-50's training; progress is printed.
+  """Runs the peers benchmark of ResNet-50's training and prints progress.
 
   Args:
     fields: Further fields of `PeersBenchmark`.
+
+  Returns:
+    The result of `run_peers_benchmark`.
   """
-  jax.config.update("jax_platforms", "cpu")  # The sides take the GPU, in processes of their own.
+  jax.config.update("jax_platforms", "cpu")  # The sides use the GPU, in processes of their own.
   benchmark = PeersBenchmark(
     networks=(NETWORK,), modes=("training",), **{"dtype": "bfloat16", **fields}
   )
@@ -29,6 +32,6 @@ def measure(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flops_per_image(image_size: int) -> int:
-  """Floating-point operations of a training step for one image: those of its products."""
+  """Returns the floating-point operations of a training step per image, matrix products only."""
   macs = models.cost(models.create(NETWORK, stride_in="3x3"), (image_size, image_size, 3)).macs
   return _PASSES * 2 * macs

@@ -1,4 +1,4 @@
-"""Checks first, then measurements, each in a process of its own, within a fixed time."""
+"""The GPU benchmark: checks, then measurements, each in a process of its own, in a fixed time."""
 
 import dataclasses
 import json
@@ -22,15 +22,15 @@ from resnet_jax.run.workdir import write_json
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Sizes and seconds of the rows.
+  """Sizes and time limits of the rows.
 
   Attributes:
-    minutes: After which everything ends.
-    check_seconds: At most, for the comparison with the CPU.
-    peer_seconds: At most, for ResNet-50 beside the peers.
-    seed_seconds: At most, for several seeds of ResNet-20 at once.
-    peers: Fields of `PeersBenchmark` beside network, mode, dtype and minutes.
-    matmul_size: Rows of the matrices whose product is the device's best rate.
+    minutes: Time limit of everything.
+    check_seconds: Time limit of the comparison with the CPU.
+    peer_seconds: Time limit of ResNet-50 and its peers.
+    seed_seconds: Time limit of ResNet-20 with several seeds at once.
+    peers: Fields of `PeersBenchmark` other than network, mode, dtype and minutes.
+    matmul_size: Rows of the matrices whose product measures the device's best rate.
     seeds: Fields of `SeedsBenchmark`.
   """
 
@@ -45,7 +45,7 @@ class Plan:
   seeds: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# The same program in sizes that two CPU cores manage.
+# The same program in sizes small enough for two CPU cores.
 REHEARSAL = Plan(
   peers={"batch_size": 2, "image_size": 64, "seconds": 0.1, "rounds": 2},
   matmul_size=256,
@@ -56,15 +56,15 @@ REHEARSAL = Plan(
 def run_rows(
   plan: Plan, output: pathlib.Path, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-  """Does one row after another; a row that fails or takes too long does not keep the next back.
+  """Runs the rows one after another, even if an earlier one fails or runs out of time.
 
   Args:
-    plan: What to do.
+    plan: Sizes and time limits.
     output: A folder for each row's log, and for `gpu.json`, which is rewritten after each row.
-    say: Is given each line of progress, and the table.
+    say: Called with each line of progress and of the table.
 
   Returns:
-    By row its figures, or `error`.
+    The figures of each row, or its `error`.
   """
   output.mkdir(parents=True, exist_ok=True)
   end = time.monotonic() + 60 * plan.minutes
@@ -91,11 +91,11 @@ def run_rows(
 
 
 class Processes:
-  """Starts programs whose output goes to a log, until a row's time is up.
+  """Programs that log their output and have to end before a deadline.
 
   Args:
-    log: The file.
-    end: When the time is up, on the monotonic clock.
+    log: The log file.
+    end: The deadline, on the monotonic clock.
   """
 
   def __init__(self, log: pathlib.Path, end: float):
@@ -104,24 +104,24 @@ class Processes:
     log.write_text("")
 
   def seconds_left(self) -> float:
-    """Seconds until the time is up."""
+    """Returns the seconds until the deadline, at least 0."""
     return max(0.0, self._end - time.monotonic())
 
   def call(
     self, function: str, *arguments: Any, environment: Mapping[str, str] | None = None
   ) -> Any:
-    """Calls `module:function` of this package with JSON arguments; gives what it returns.
+    """Calls `module:function` of this package with JSON arguments and returns its result.
 
     Raises:
-      RuntimeError: It failed; the message is its last line.
-      TimeoutError: The time was up.
+      RuntimeError: The call failed; the message has the last line of the log.
+      TimeoutError: The deadline passed.
     """
     return self.wait(self.start(function, *arguments, environment=environment))
 
   def start(
     self, function: str, *arguments: Any, environment: Mapping[str, str] | None = None
   ) -> "subprocess.Popen[str]":
-    """Begins a call, for `wait`."""
+    """Starts a call without waiting for it; `wait` returns its result."""
     module, _, name = function.partition(":")
     code = (
       f"import json, sys; sys.path[:] = {sys.path!r}\n"
@@ -139,7 +139,7 @@ class Processes:
       )
 
   def wait(self, process: "subprocess.Popen[str]") -> Any:
-    """The last line that a program prints, as JSON; the log has all lines as they come."""
+    """Logs a program's output until it ends; returns its last line, parsed as JSON."""
     timer = threading.Timer(self.seconds_left(), lambda: os.killpg(process.pid, signal.SIGKILL))
     timer.start()
     last = ""
@@ -154,13 +154,13 @@ class Processes:
     if status:
       lines = self.log.read_text().strip().splitlines() or [""]
       if not self.seconds_left():
-        raise TimeoutError(f"the time was up; the last line was: {lines[-1]}")
+        raise TimeoutError(f"out of time; the last line was: {lines[-1]}")
       raise RuntimeError(f"status {status}: {lines[-1]}")
     return json.loads(last)
 
 
 def _numbers(processes: Processes) -> dict[str, Any]:
-  """Compares this device's numbers with the CPU's, which are computed meanwhile."""
+  """Compares this device's numbers with the CPU's, which are computed at the same time."""
   with tempfile.TemporaryDirectory() as folder:
     paths = [str(pathlib.Path(folder) / name) for name in ("cpu.npz", "device.npz")]
     exact = {"JAX_ENABLE_X64": "1"}
@@ -183,15 +183,15 @@ def _numbers(processes: Processes) -> dict[str, Any]:
 
 
 def agree(pair: tuple[float | None, float]) -> bool:
-  """Whether a difference is no larger than allowed."""
+  """Returns whether a difference is within its tolerance."""
   found, allowed = pair
   return found is not None and found <= allowed
 
 
 def _peers(processes: Processes, plan: Plan) -> dict[str, Any]:
-  """ResNet-50's training beside the peers, and what share of the best rate its products reach."""
+  """Measures training of ResNet-50 and its peers, and each side's share of the matmul rate."""
   rate = processes.call("matmul:matmul_flops_per_second", plan.matmul_size)
-  # What was begun in time may take half a minute more.
+  # A turn that begins just before the limit may take half a minute more.
   minutes = max(1.0, processes.seconds_left() - 30) / 60
   values: dict[str, Any] = processes.call("resnet50:measure", {"minutes": minutes, **plan.peers})
   values["matmul_flops_per_second"] = rate
@@ -203,7 +203,7 @@ def _peers(processes: Processes, plan: Plan) -> dict[str, Any]:
 
 
 def _seeds(processes: Processes, plan: Plan) -> dict[str, Any]:
-  """ResNet-20's training, one seed and several at once."""
+  """Measures training of ResNet-20 with one seed and with several at once."""
   fields = {"limit": 0.7 * processes.seconds_left(), **plan.seeds}
   values: dict[str, Any] = processes.call("seeds:measure", fields)
   return values

@@ -1,4 +1,4 @@
-"""Training several seeds of one small network at once: images a second of all together."""
+"""The benchmark of training several seeds of one small network at once."""
 
 import dataclasses
 import functools
@@ -20,24 +20,24 @@ from resnet_jax.training.loop import compile_step, device_batches
 from resnet_jax.training.restore import initial_state
 from resnet_jax.training.step import make_step
 
-# Of the paper's CIFAR runs (section 4.2).
+# Steps of the paper's CIFAR runs (section 4.2).
 _STEPS_OF_A_RUN = 64_000
 
-# Relative difference of the first loss that rounding explains, in TensorFloat-32 too.
-_SAME_LOSS = 0.02
+# Relative tolerance of the first loss, wide enough for TensorFloat-32.
+_LOSS_TOLERANCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class SeedsBenchmark:
-  """What is measured.
+  """Settings of the seeds benchmark.
 
   Attributes:
-    counts: How many seeds at once, one after another.
-    steps: Steps in a dispatch, a loop on the device.
-    seconds: How long each is measured.
-    limit: Seconds after which nothing new is begun.
-    examples: Training images of CIFAR's shape, on the device.
-    batch_size: Images in a step of each seed.
+    counts: Numbers of simultaneous seeds to measure.
+    steps: Steps per dispatch, in a loop on the device.
+    seconds: Length of each measurement.
+    limit: Seconds after which no further measurement begins.
+    examples: Number of training images of CIFAR's shape, held on the device.
+    batch_size: Images per step and seed.
   """
 
   counts: Sequence[int] = (1, 2, 4, 8, 16)
@@ -51,13 +51,13 @@ class SeedsBenchmark:
 def run_seeds_benchmark(
   benchmark: SeedsBenchmark, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-  """Measures ResNet-20 with the paper's training view of images that are on the device.
+  """Measures training of ResNet-20 with the paper's augmentation of images held on the device.
 
   Returns:
-    `rows`, one for a step at a time as `train` does it, then one for each number of seeds.
+    `rows`: one for single steps as in `train`, then one for each number of seeds.
 
   Raises:
-    RuntimeError: The ways do not train the same network on the same images.
+    RuntimeError: The rows do not train the same network on the same images.
   """
   end = time.monotonic() + benchmark.limit
   run = _run(benchmark)
@@ -65,23 +65,23 @@ def run_seeds_benchmark(
   first_loss = None
   for row, loss in _rows(run, benchmark):
     first_loss = loss if first_loss is None else first_loss
-    if not abs(loss / first_loss - 1) < _SAME_LOSS:
-      raise RuntimeError(f"{row}: the first loss is {loss}, and of a step alone {first_loss}")
+    if not abs(loss / first_loss - 1) < _LOSS_TOLERANCE:
+      raise RuntimeError(f"{row}: the first loss is {loss}, but {first_loss} in a single step")
     rows.append(row)
     say(describe(row))
     if time.monotonic() > end:
-      say("the time is up")
+      say("out of time")
       break
   return {"network": "resnet20", "batch_size": benchmark.batch_size, "rows": rows}
 
 
 def measure(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """`run_seeds_benchmark` with these fields of `SeedsBenchmark`; progress is printed."""
+  """Runs the benchmark with some fields of `SeedsBenchmark` and prints progress."""
   return run_seeds_benchmark(SeedsBenchmark(**fields), functools.partial(print, flush=True))
 
 
 def describe(row: Mapping[str, Any]) -> str:
-  """A row of the result as a line."""
+  """Formats a row of the result as a line."""
   return (
     f"resnet20, {row['seeds']:2d} seeds at once, {row['steps_per_dispatch']:2d} steps a dispatch: "
     f"{row['images_per_second']:8.0f} images/s, {row['run_seconds']:6.0f} s for {_STEPS_OF_A_RUN} "
@@ -102,7 +102,7 @@ def _run(benchmark: SeedsBenchmark) -> Run:
 
 
 def _rows(run: Run, benchmark: SeedsBenchmark) -> Iterator[tuple[dict[str, Any], float]]:
-  """Each row with its first loss of seed 0."""
+  """Yields each row, and the first loss of its seed 0."""
   yield _row(_one_step_at_a_time(run), 1, 1, benchmark)
   for count in benchmark.counts:
     yield _row(_at_once(run, count, benchmark.steps), count, benchmark.steps, benchmark)
@@ -111,13 +111,13 @@ def _rows(run: Run, benchmark: SeedsBenchmark) -> Iterator[tuple[dict[str, Any],
 def _row(
   dispatch: Callable[[], Any], seeds: int, steps: int, benchmark: SeedsBenchmark
 ) -> tuple[dict[str, Any], float]:
-  """Times `dispatch`, which gives the sums of its steps: leaves (seeds, steps), or scalars."""
+  """Times `dispatch`, which returns metric sums with leaves (seeds, steps), or scalars."""
   begun = time.perf_counter()
   sums = jax.block_until_ready(dispatch())
   first = time.perf_counter() - begun
   seen = float(np.sum(sums.weight))
   if seen != seeds * steps * benchmark.batch_size:
-    raise RuntimeError(f"{seeds} seeds, {steps} steps: {seen:.0f} images were seen")
+    raise RuntimeError(f"{seeds} seeds and {steps} steps used {seen:.0f} images")
   loss = float(np.ravel(sums.loss)[0]) / benchmark.batch_size
   done, running = 0, jax.block_until_ready(dispatch())
   begun = time.perf_counter()
@@ -139,7 +139,7 @@ def _row(
 
 
 def _one_step_at_a_time(run: Run) -> Callable[[], Any]:
-  """As `train` does it."""
+  """Returns a function that dispatches one step, as `train` does."""
   state, batches, step = initial_state(run), device_batches(run, 0), compile_step(run)
   constants, key = devices.replicate((run.dataset.splits["train"].constants, run.key))
 
@@ -152,12 +152,15 @@ def _one_step_at_a_time(run: Run) -> Callable[[], Any]:
 
 
 def _at_once(run: Run, count: int, steps: int) -> Callable[[], Any]:
-  """Several seeds by `vmap`, several steps by `scan`; every seed has its own order and key."""
+  """Returns a function that dispatches several seeds (`vmap`) and steps (`scan`).
+
+  Each seed has its own order of examples and its own key.
+  """
   split, config = run.dataset.splits["train"], run.config
   model = config.model.create(num_classes=run.dataset.num_classes)
   step = make_step(split.view, model, run.optimizer)
   keys = jax.vmap(jax.random.key)(jnp.arange(count))
-  # Speed does not depend on the weights: all seeds start with those of seed 0.
+  # All seeds start with the weights of seed 0, because speed does not depend on them.
   states = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), initial_state(run))
   streams = [training_batches(split, seed, config.batch_size, 0) for seed in range(count)]
 

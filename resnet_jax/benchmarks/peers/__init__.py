@@ -1,4 +1,4 @@
-"""Training and inference of residual networks beside PyTorch's and plain Flax's.
+"""Training and inference of residual networks, compared with PyTorch and plain Flax.
 
-Imports nothing by itself: the process of a side imports that side's libraries alone.
+Imports nothing by itself, so that the process of a side imports only that side's libraries.
 """

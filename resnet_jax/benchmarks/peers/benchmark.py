@@ -1,4 +1,4 @@
-"""The benchmark beside PyTorch and Flax: which sides there are, and whose turn it is."""
+"""The comparison with PyTorch and Flax: its sides and the order of their turns."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from resnet_jax.errors import UserError
 
 SIDES = {
   OURS: "ours:work",
-  OURS_FOLDED: "ours:folded",  # in inference
+  OURS_FOLDED: "ours:folded",  # for inference only
   "flax": "plain_flax:work",
   "torch": "plain_torch:eager",
   "torch_compile": "plain_torch:compiled",
@@ -27,26 +27,26 @@ NETWORKS = ("resnet20", "resnet18", "resnet50")
 INSTALL = 'pip install "resnet_jax[torch]"'
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 
-# Images in a batch where no number is given.
+# Default batch sizes.
 _BATCH_SIZES = {"resnet18": 32}
 _CIFAR_BATCH_SIZE, _IMAGENET_BATCH_SIZE = 128, 16
 
 
 @dataclasses.dataclass(frozen=True)
 class PeersBenchmark:
-  """What is measured, and for how long.
+  """Settings of the peers benchmark.
 
   Attributes:
     networks: Names of residual networks in the catalog.
     modes: Training, inference or both.
-    sides: Some of `SIDES`; empty for all that are usual on the device: torch_compile on GPUs alone.
-    batch_size: Images in a batch; None for 128 (CIFAR), 32 (resnet18) or 16.
+    sides: Keys of `SIDES`; empty for the device's default: all, but torch_compile only on GPUs.
+    batch_size: Images per batch; None for 128 (CIFAR), 32 (resnet18) or 16.
     image_size: Height and width in pixels; None for the paper's.
-    dtype: Of the computation.
-    rounds: How many turns every side has in each of its processes.
-    seconds: How long a turn takes.
-    processes: How many times the sides are started anew.
-    minutes: After which nothing new is begun, once one side was started; None for no limit.
+    dtype: Dtype of the computation.
+    rounds: Number of turns of every side in each of its processes.
+    seconds: Length of a turn.
+    processes: Number of times that every side is started.
+    minutes: After so long no further side or round begins, except the first; None for no limit.
   """
 
   networks: Sequence[str] = NETWORKS
@@ -64,17 +64,18 @@ class PeersBenchmark:
 def run_peers_benchmark(
   benchmark: PeersBenchmark, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-  """Measures every network and mode, its sides in turns.
+  """Measures every network and mode, the sides in turns.
 
   Args:
     benchmark: What to measure.
-    say: Is given each line of progress, and the table.
+    say: Called with each line of progress and of the table.
 
   Returns:
     Figures that can be written as JSON; docs/performance.md explains each.
 
   Raises:
-    UserError: A name is unknown, a network has no counterpart, or a side cannot run.
+    UserError: A name is unknown, a network has no counterpart in the peers, or a side cannot run.
+    RuntimeError: Our side failed.
   """
   tasks = [
     make_task(benchmark, network, mode)
@@ -114,10 +115,10 @@ def _modes(benchmark: PeersBenchmark) -> Sequence[Mode]:
 
 
 def make_task(benchmark: PeersBenchmark, network: str, mode: Mode) -> PeerTask:
-  """What every side does, from the network's entry in the catalog.
+  """Describes the work of every side on a network of the catalog.
 
   Raises:
-    UserError: There is no such network, or the peers do not have its like.
+    UserError: There is no such network, or the peers have no counterpart.
   """
   try:
     model = models.create(network)
@@ -144,7 +145,7 @@ def describe_task(
   image_size: int,
   dtype: Literal["float32", "bfloat16"],
 ) -> PeerTask:
-  """Describes the work on a network to all sides.
+  """Describes the work of every side on a network.
 
   Args:
     network: Its name in the catalog.
@@ -152,16 +153,16 @@ def describe_task(
     mode: Training or inference.
     batch_size: Number of images.
     image_size: Height and width in pixels.
-    dtype: Of the computation.
+    dtype: Dtype of the computation.
 
   Raises:
-    UserError: The peers do not have its like.
+    UserError: The peers have no counterpart of the network.
   """
   if not (
     isinstance(model, models.ResNet) and model.order == "original" and model.shortcut in ("A", "B")
   ):
     raise UserError(
-      f"{network} is measured beside no peer: choose an original residual network, such as "
+      f"the peers have no counterpart of {network}: choose an original residual network, such as "
       f"{', '.join(NETWORKS)}"
     )
   return PeerTask(
@@ -181,7 +182,7 @@ def describe_task(
 
 
 def _sides(benchmark: PeersBenchmark, task: PeerTask) -> tuple[list[str], list[str]]:
-  """The sides to measure, and a line for each reason why others are not."""
+  """Returns the sides to measure, and a line for each reason why others are left out."""
   names = list(benchmark.sides)
   if not names:
     with contextlib.closing(_start("probe", "probe:work", task)) as probe:
@@ -190,18 +191,18 @@ def _sides(benchmark: PeersBenchmark, task: PeerTask) -> tuple[list[str], list[s
     names = [name for name in SIDES if name != "torch_compile" or platform == "gpu"]
   if importlib.util.find_spec("torch") is not None or not any("torch" in name for name in names):
     return names, []
-  left = [name for name in names if "torch" not in name]
-  if not left:
+  kept = [name for name in names if "torch" not in name]
+  if not kept:
     raise UserError(f"PyTorch is not installed: {INSTALL}")
-  without = ", ".join(name for name in names if name not in left)
-  return left, [f"not measured: {without} (PyTorch is not installed: {INSTALL})"]
+  dropped = ", ".join(name for name in names if name not in kept)
+  return kept, [f"not measured: {dropped} (PyTorch is not installed: {INSTALL})"]
 
 
 class _Turns:
-  """Starts the sides and gives each its turns.
+  """The turns of all sides.
 
   Attributes:
-    absent: A line for each side that did not start, and for what there was no time.
+    absent: A line for each side and round that was not measured.
   """
 
   def __init__(self, benchmark: PeersBenchmark, names: Sequence[str], say: Callable[[str], None]):
@@ -211,23 +212,26 @@ class _Turns:
     self._measured_any = False
 
   def measure(self, task: PeerTask) -> list[Round]:
-    """The answers of every side, in every round of every process."""
+    """Returns every round of every process: the measurements of all sides."""
     self._say(
       f"{task.network}, {task.mode}: {task.batch_size} images of {task.image_size} pixels, "
       f"{task.dtype}"
     )
-    return [its for _ in range(self._benchmark.processes) for its in self._in_processes(task)]
+    rounds: list[Round] = []
+    for _ in range(self._benchmark.processes):
+      rounds.extend(self._start_and_measure(task))
+    return rounds
 
-  def _in_processes(self, task: PeerTask) -> Iterator[Round]:
-    """The rounds of one process for each side."""
+  def _start_and_measure(self, task: PeerTask) -> Iterator[Round]:
+    """Starts one process for each side and yields its rounds."""
     with contextlib.ExitStack() as stack:
       sides = {}
       for name in self._names:
         if name == OURS_FOLDED and task.mode == "training":
-          continue  # For inference alone: trained on, it would be another network.
-        if self._over(f"{task.network}, {task.mode}, {name}"):
+          continue  # A network without batch norms trains differently.
+        if self._is_out_of_time(f"{task.network}, {task.mode}, {name}"):
           continue
-        # One at a time: compiling takes all cores, and is timed.
+        # One at a time, because compiling is timed and uses all cores.
         side = stack.enter_context(contextlib.closing(_start(name, SIDES[name], task)))
         try:
           side.wait_until_ready()
@@ -239,21 +243,21 @@ class _Turns:
         sides[name] = side
         self._measured_any = True
       for number in range(self._benchmark.rounds if sides else 0):
-        if number and self._over(f"{task.network}, {task.mode}, round {number + 1}"):
+        if number and self._is_out_of_time(f"{task.network}, {task.mode}, round {number + 1}"):
           return
         measured = {
           name: side.measure(seconds=self._benchmark.seconds) for name, side in sides.items()
         }
-        rates = (f"{name} {its['images'] / its['seconds']:.1f}" for name, its in measured.items())
+        rates = (f"{name} {one['images'] / one['seconds']:.1f}" for name, one in measured.items())
         self._say(f"  round {number + 1}: {', '.join(rates)} images/s")
         yield measured
 
-  def _over(self, what: str) -> bool:
-    """Whether there is no time left for more than what has begun."""
-    over = self._measured_any and time.monotonic() > self._end
-    if over:
-      self._leave_out(f"{what} (the time was up)")
-    return over
+  def _is_out_of_time(self, what: str) -> bool:
+    """Returns whether it is too late to begin something, and reports it then."""
+    late = self._measured_any and time.monotonic() > self._end
+    if late:
+      self._leave_out(f"{what} (out of time)")
+    return late
 
   def _leave_out(self, what: str) -> None:
     self.absent.append(f"not measured: {what}")
@@ -265,6 +269,6 @@ def _last_line(error: Exception) -> str:
 
 
 def _start(name: str, opener: str, task: PeerTask) -> Side:
-  # The sides share a GPU, whose memory JAX would take whole.
+  # The sides share a GPU, and by default JAX would preallocate most of its memory.
   environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
   return Side(name, f"{__package__}.{opener}", task, INSTALL, environment)

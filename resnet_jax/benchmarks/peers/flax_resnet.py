@@ -1,4 +1,4 @@
-"""A residual network as Flax's ImageNet example writes one: stock Linen layers and nothing else."""
+"""A residual network of stock Linen layers, in the style of Flax's ImageNet example."""
 
 import functools
 from typing import Any
@@ -11,15 +11,15 @@ from resnet_jax.benchmarks.peers.task import PeerTask
 
 
 class FlaxBlock(nn.Module):
-  """Two 3x3 convolutions, or a bottleneck, beside a shortcut.
+  """A residual block: two 3x3 convolutions or a bottleneck, and a shortcut.
 
   Attributes:
     features: Channels of the 3x3 convolutions.
-    stride: Of the block.
-    bottleneck: Whether it is a bottleneck, with four times as many channels out.
-    zero_pad: Whether missing channels of the shortcut are zeros (option A) or projected (B).
+    stride: Stride of the block.
+    bottleneck: Whether it is a bottleneck, which has four times as many output channels.
+    zero_pad: Whether the shortcut pads missing channels with zeros (option A) or projects (B).
     conv: Convolution without bias, in the network's dtype.
-    norm: Batch norm, likewise.
+    norm: Batch norm, in the network's dtype.
   """
 
   features: int
@@ -31,7 +31,7 @@ class FlaxBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(N, H, W, C) -> (N, H / stride, W / stride, features or four times as many)."""
+    """Maps (N, H, W, C) to (N, H / stride, W / stride, features or four times as many)."""
     strides = (self.stride, self.stride)
     if self.bottleneck:
       out = 4 * self.features
@@ -52,7 +52,7 @@ class FlaxBlock(nn.Module):
 
 
 class FlaxResNet(nn.Module):
-  """Stem, stages, mean, classifier.
+  """A residual network: stem, stages, mean over positions, classifier.
 
   Attributes:
     task: Its structure and dtype.
@@ -62,7 +62,7 @@ class FlaxResNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Images (N, H, W, 3) -> logits (N, num_classes), float32."""
+    """Maps images (N, H, W, 3) to logits (N, num_classes), float32."""
     task, dtype = self.task, jnp.dtype(self.task.dtype)
     conv = functools.partial(nn.Conv, use_bias=False, dtype=dtype)
     norm = functools.partial(

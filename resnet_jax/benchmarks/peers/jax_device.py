@@ -1,4 +1,4 @@
-"""What sides that use JAX report of their devices and networks."""
+"""Reports on devices and networks by the sides that use JAX."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,13 @@ def device_facts(devices: Sequence[jax.Device]) -> dict[str, Any]:
   """Describes the devices that a side computes on.
 
   Raises:
-    UserError: They are several accelerators, of which the peers use one.
+    UserError: There are several accelerators; the peers use only one.
   """
   platform = devices[0].platform
   if platform != "cpu" and len(devices) > 1:
     raise UserError(
-      f"there are {len(devices)} accelerators, and the peers use one: show this command one alone, "
-      "with CUDA_VISIBLE_DEVICES=0 or TPU_VISIBLE_CHIPS=0"
+      f"there are {len(devices)} accelerators, but the peers use one: make only one visible, with "
+      "CUDA_VISIBLE_DEVICES=0 or TPU_VISIBLE_CHIPS=0"
     )
   return {"platform": platform, "devices": f"{len(devices)} x {devices[0].device_kind}"}
 

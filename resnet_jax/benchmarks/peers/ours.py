@@ -1,4 +1,4 @@
-"""Our own side: the training step as `resnet-jax train` compiles it, and `evaluate`'s."""
+"""Our side: the training step as `resnet-jax train` compiles it, and the step of `evaluate`."""
 
 import dataclasses
 import time
@@ -25,12 +25,12 @@ from resnet_jax.training.restore import initial_state
 
 
 def work(task: PeerTask) -> Work:
-  """Training or inference of one batch, over all devices of this process."""
+  """Builds training or inference of one batch, over all devices of this process."""
   return _inference(task, folds=False) if task.mode == "inference" else _training(task)
 
 
 def folded(task: PeerTask) -> Work:
-  """Inference by the network whose batch norms are folded into its convolutions."""
+  """Builds inference by the network with batch norms folded into the convolutions."""
   return _inference(task, folds=True)
 
 
@@ -47,7 +47,7 @@ def _training(task: PeerTask) -> Work:
 
   def loss(sums: MetricSums) -> float:
     if sums.weight != task.batch_size:
-      raise RuntimeError(f"a step has seen {sums.weight:.0f} of {task.batch_size} images")
+      raise RuntimeError(f"a step used {sums.weight:.0f} of {task.batch_size} images")
     return float(sums.loss / sums.weight)
 
   return repeat(
@@ -74,7 +74,7 @@ def _inference(task: PeerTask, folds: bool) -> Work:
 
   def loss(scored: Any) -> None:
     if len(scored["scores"]) != task.batch_size:
-      raise RuntimeError(f"a step has seen {len(scored['scores'])} of {task.batch_size} images")
+      raise RuntimeError(f"a step used {len(scored['scores'])} of {task.batch_size} images")
 
   return repeat(
     launch=lambda: classify(variables, {}, batch, key),
@@ -87,7 +87,7 @@ def _inference(task: PeerTask, folds: bool) -> Work:
 
 
 def _placed(task: PeerTask, run: Run, begun: float) -> tuple[Any, Any, Any, dict[str, Any]]:
-  """State, batch and key on all devices, and the facts of the side, which was begun at a time."""
+  """Returns state, batch and key on all devices, and the facts that the side reports."""
   state, batch, key = initial_state(run), devices.shard(_batch(task)), devices.replicate(run.key)
   jax.block_until_ready((state, batch))
   facts = device_facts(jax.devices()) | {
@@ -98,7 +98,7 @@ def _placed(task: PeerTask, run: Run, begun: float) -> tuple[Any, Any, Any, dict
 
 
 def build(task: PeerTask) -> Run:
-  """The run whose step is measured; its training view shows the batch as it is."""
+  """Builds the run whose step is measured, with a training view that returns the batch as it is."""
   overrides: dict[str, Any] = {"dtype": task.dtype}
   if task.bottleneck:
     overrides["stride_in"] = "3x3"
@@ -127,7 +127,7 @@ def build(task: PeerTask) -> Run:
 def _view(
   constants: Any, batch: Mapping[str, jax.Array], key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The batch as it is: no side decodes, normalises or augments."""
+  """Returns the batch as it is, because no side decodes, normalises or augments."""
   del constants, key
   return batch["image"], batch["label"]
 

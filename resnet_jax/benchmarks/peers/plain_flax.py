@@ -1,4 +1,4 @@
-"""Flax's side: stock layers, optax's SGD, and one jitted step that donates its state."""
+"""Flax's side: stock layers, SGD by optax, and one jitted step that donates its state."""
 
 import functools
 import time
@@ -16,7 +16,7 @@ from resnet_jax.benchmarks.work import Work
 
 
 def work(task: PeerTask) -> Work:
-  """Training or inference of one batch, on JAX's default device."""
+  """Builds training or inference of one batch, on JAX's default device."""
   begun = time.perf_counter()
   model = FlaxResNet(task)
   optimizer = optax.chain(
@@ -26,7 +26,7 @@ def work(task: PeerTask) -> Work:
   shape = (task.batch_size, task.image_size, task.image_size, 3)
   images = jax.device_put(generator.standard_normal(shape, np.float32))
   labels = jax.device_put(generator.integers(0, task.num_classes, task.batch_size, np.int32))
-  # To compile Flax's own initialisation takes longer than all that is measured.
+  # Compiling Flax's own initialisation would take longer than the whole measurement.
   shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
   variables = jax.device_put(jax.tree_util.tree_map_with_path(_draw, shapes))
   params, batch_stats = variables["params"], variables["batch_stats"]
@@ -71,7 +71,7 @@ def work(task: PeerTask) -> Work:
 
 
 def _draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-  """Initial values: He's for kernels, and batch norms that change nothing."""
+  """Draws initial values: He initialisation for kernels, identity batch norms."""
   name = path[-1].key
   if name == "kernel":
     values = np.random.default_rng(0).standard_normal(leaf.shape, np.float32)

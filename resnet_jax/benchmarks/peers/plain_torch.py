@@ -1,4 +1,4 @@
-"""PyTorch's sides: eager, or compiled by `torch.compile`; NHWC in memory (`channels_last`)."""
+"""PyTorch's sides: eager or with `torch.compile`, both NHWC in memory (`channels_last`)."""
 
 import time
 from typing import Any
@@ -10,12 +10,12 @@ from resnet_jax.benchmarks.work import Work
 
 
 def eager(task: PeerTask) -> Work:
-  """Training or inference of one batch, operation by operation."""
+  """Builds training or inference of one batch in eager mode."""
   return _work(task, lambda model: model)
 
 
 def compiled(task: PeerTask) -> Work:
-  """Training or inference of one batch, the network compiled by `torch.compile`."""
+  """Builds training or inference of one batch, with the network compiled by `torch.compile`."""
   return _work(task, torch.compile)
 
 
@@ -25,7 +25,7 @@ def _work(task: PeerTask, prepare: Any) -> Work:
   torch.set_num_threads(task.threads)
   on_gpu = torch.cuda.is_available()
   device = torch.device("cuda" if on_gpu else "cpu")
-  # As exact as ours is by default on such hardware.
+  # The same precision as JAX's default on such hardware.
   torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
   torch.backends.cudnn.benchmark = True
   model = TorchResNet(task).to(device, memory_format=torch.channels_last)

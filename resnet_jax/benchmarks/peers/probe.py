@@ -1,4 +1,4 @@
-"""Asks JAX, in a process of its own, on what kind of device the sides will compute."""
+"""A side that only reports the device that JAX finds, in a process of its own."""
 
 import itertools
 
@@ -10,6 +10,6 @@ from resnet_jax.benchmarks.work import Work
 
 
 def work(task: PeerTask) -> Work:
-  """No work: its report is what `device_facts` gives."""
+  """Builds empty work whose report is `device_facts`."""
   del task
   return Work(itertools.repeat(1), report=lambda: device_facts(jax.devices()))

@@ -1,4 +1,4 @@
-"""One step, repeated: what every side of the benchmark gives to be measured."""
+"""One step, repeated: the work that the benchmark times on every side."""
 
 import collections
 import time
@@ -22,19 +22,19 @@ def repeat(
   device_memory: Callable[[], int] = lambda: 0,
   settle: Callable[[], Any] = lambda: None,
 ) -> Work:
-  """Does the first step, which compiles, and times it.
+  """Times the first step, which compiles, and returns the repeated step as work.
 
-  One step is launched while the one before runs, so that a device does not wait for Python.
+  Each step is launched while the previous one runs, so that the device does not wait for Python.
 
   Args:
-    launch: Begins a step; its result stands for it.
-    wait: Waits for that step.
-    loss: The loss of a step that is done; None in inference.
-    images: Number of images in a step.
-    facts: Of the side, as JSON has them.
-    device_memory: Most bytes of the device's memory in use so far; 0 where the device has none of
-      its own: then the process's resident memory is reported, without that of compiling.
-    settle: Waits for all that steps have changed.
+    launch: Begins a step and returns a handle to it.
+    wait: Waits for the step of a handle.
+    loss: Returns the loss of a finished step; None in inference.
+    images: Number of images per step.
+    facts: The side's facts, ready for JSON.
+    device_memory: Returns the peak bytes of device memory; 0 if the device has no memory of its
+      own, and then the peak resident memory of the process after compiling is reported.
+    settle: Waits for everything that steps update.
   """
   begun = time.perf_counter()
   step = launch()

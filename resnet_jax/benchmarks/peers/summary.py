@@ -1,4 +1,4 @@
-"""The figures of the benchmark beside PyTorch and Flax, from the answers of all rounds."""
+"""Figures and table of the comparison with PyTorch and Flax."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,10 +7,10 @@ from typing import Any
 from resnet_jax.benchmarks.peers.task import PeerTask
 
 OURS, OURS_FOLDED = "ours", "ours_folded"
-# What a ratio is called by which of our sides is compared.
+# The name of a ratio, for each of our sides.
 _RATIOS = {OURS: "ratio_to", OURS_FOLDED: "folded_ratio_to"}
 
-# What is the same in each of a side's processes, and what is measured in each of them.
+# Values that are equal in all processes of a side, and how to combine those that are not.
 _FACTS = ("platform", "devices", "parameters")
 _LARGEST = ("peak_memory_bytes",)
 _MEDIANS = ("setup_seconds", "first_step_seconds", "first_loss", "last_loss")
@@ -19,22 +19,24 @@ Round = Mapping[str, Mapping[str, Any]]
 
 
 def summarize(task: PeerTask, rounds: Sequence[Round]) -> dict[str, Any]:
-  """The figures of one network and mode.
+  """Summarises the rounds of one network and mode.
 
   Args:
     task: What was measured.
-    rounds: By side the answer to its measurement, of every round in every process.
+    rounds: The sides' measurements, of every round in every process.
 
   Returns:
     `sides`, the figures of each; `ratio_to_SIDE` and `folded_ratio_to_SIDE`, medians over the
-    rounds of ours over theirs, in which cancels what slows a whole round; each with its `_range`.
+    rounds of our rate over theirs, in which a slowdown of a whole round cancels; each with its
+    `_range`.
   """
   # A side may have failed to start in one of its processes.
-  names = [name for name in rounds[0] if all(name in its for its in rounds)]
-  rates = {name: [its[name]["images"] / its[name]["seconds"] for its in rounds] for name in names}
+  names = [name for name in rounds[0] if all(name in measured for measured in rounds)]
+  rates: dict[str, list[float]] = {}
   sides = {}
   for name in names:
-    answers = [its[name] for its in rounds]
+    answers = [measured[name] for measured in rounds]
+    rates[name] = [answer["images"] / answer["seconds"] for answer in answers]
     sides[name] = _spread("images_per_second", rates[name])
     sides[name] |= {key: answers[0][key] for key in _FACTS}
     sides[name] |= {key: max(answer[key] for answer in answers) for key in _LARGEST}
@@ -55,7 +57,7 @@ def summarize(task: PeerTask, rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-  """Lines of text with a row for each network, mode and side, and our ratios to each peer."""
+  """Yields the lines of a table with a row for each network, mode and side."""
   heads = "".join(f"{f'{name} is':>25}" for name in _RATIOS)
   columns = f"{'side':14}{'images/s':>9}{'(range)':>20}{'memory':>10}{'1st step':>11}"
   yield f"{'network, mode':22}{columns}{heads}"
@@ -72,7 +74,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _cell(values: Mapping[str, Any], label: str, form: str, width: int, unit: str = "") -> str:
-  """A median with its range; as wide where there is none."""
+  """Formats a median with its range, or blanks of the same width if there is none."""
   if label not in values:
     return " " * (int(float(form.rstrip("f"))) + len(unit) + width)
   low, high = (f"{value:.{form[-2]}f}" for value in values[f"{label}_range"])

@@ -1,4 +1,4 @@
-"""The work of every side: one network, one batch of fixed images, trained on or classified."""
+"""The work of every side: training or inference of one network on one fixed batch."""
 
 import dataclasses
 from typing import Literal
@@ -6,8 +6,8 @@ from typing import Literal
 Mode = Literal["training", "inference"]
 MODES: tuple[Mode, ...] = ("training", "inference")
 
-# Of SGD, on every side: the paper's momentum and L2 penalty, and a rate at which a network that
-# sees one batch over and over stays finite.
+# SGD of every side: the paper's momentum and L2 penalty, and a learning rate that stays finite when
+# training repeats one batch.
 LEARNING_RATE = 0.01
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
@@ -15,24 +15,24 @@ WEIGHT_DECAY = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class PeerTask:
-  """One network and what is done with it.
+  """One network and what every side does with it.
 
-  Bottlenecks stride in their 3x3 convolution, and the ImageNet stem's pooling pads both sides, as
-  in torchvision and in Flax's example ("v1.5").
+  Bottlenecks stride in their 3x3 convolution, and the pooling of the ImageNet stem pads both sides,
+  as in torchvision and in Flax's example ("v1.5").
 
   Attributes:
     network: Its name in the catalog.
     mode: A step of SGD on the batch, or its logits.
     batch_size: Number of images.
     image_size: Height and width in pixels.
-    dtype: Of the computation; parameters are float32.
+    dtype: Dtype of the computation; parameters are float32.
     stage_sizes: Number of blocks in each stage.
     width: Channels of the first stage's 3x3 convolutions.
     bottleneck: Whether blocks are bottlenecks.
     cifar: Whether the stem is a 3x3 convolution without pooling.
     shortcut: Option A (zeros for missing channels) or B (projections).
     num_classes: Number of classes.
-    threads: PyTorch's threads on a CPU; JAX takes one a core by itself.
+    threads: Threads of PyTorch on a CPU; JAX by itself uses one per core.
   """
 
   network: str
@@ -49,5 +49,5 @@ class PeerTask:
   threads: int
 
   def __post_init__(self) -> None:
-    """Makes a tuple of what JSON has as a list."""
+    """Converts the list of stage sizes from JSON to a tuple."""
     object.__setattr__(self, "stage_sizes", tuple(self.stage_sizes))

@@ -1,6 +1,6 @@
-"""A residual network in PyTorch, as torchvision and the CIFAR repositories write one.
+"""A residual network in PyTorch, in the style of torchvision.
 
-torchvision itself does not load beside a PyTorch of another build, and has no CIFAR networks.
+torchvision itself has no CIFAR networks, and does not load with a PyTorch of another build.
 Parameters have torchvision's names.
 """
 
@@ -19,13 +19,13 @@ def _conv(channels: int, features: int, size: int, stride: int = 1) -> Any:
 
 
 class TorchBlock(nn.Module):
-  """Two 3x3 convolutions, or a bottleneck, beside a shortcut.
+  """A residual block: two 3x3 convolutions or a bottleneck, and a shortcut.
 
   Args:
-    channels: Of the input.
-    features: Of the 3x3 convolutions.
-    stride: Of the block.
-    task: The network.
+    channels: Channels of the input.
+    features: Channels of the 3x3 convolutions.
+    stride: Stride of the block.
+    task: The structure of the network.
   """
 
   def __init__(self, channels: int, features: int, stride: int, task: PeerTask):
@@ -50,7 +50,7 @@ class TorchBlock(nn.Module):
         self.downsample = nn.Sequential(_conv(channels, out, 1, stride), nn.BatchNorm2d(out))
 
   def forward(self, x: Any) -> Any:
-    """(N, C, H, W) -> (N, features or four times as many, H / stride, W / stride)."""
+    """Maps (N, C, H, W) to (N, features or four times as many, H / stride, W / stride)."""
     y = self.relu(self.bn1(self.conv1(x)))
     y = self.bn2(self.conv2(y))
     if self.conv3 is not None:
@@ -63,7 +63,7 @@ class TorchBlock(nn.Module):
 
 
 class TorchResNet(nn.Module):
-  """Stem, stages, mean, classifier.
+  """A residual network: stem, stages, mean over positions, classifier.
 
   Args:
     task: Its structure.
@@ -88,7 +88,7 @@ class TorchResNet(nn.Module):
     self.fc = nn.Linear(channels, task.num_classes)
 
   def forward(self, x: Any) -> Any:
-    """Images (N, 3, H, W) -> logits (N, num_classes)."""
+    """Maps images (N, 3, H, W) to logits (N, num_classes)."""
     x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
     for stage in self.stages:
       x = stage(x)
