@@ -1,4 +1,7 @@
-"""Equal blocks as one loop, and activations computed again: the same functions."""
+"""Equal blocks as one loop, and activations computed again: the same functions.
+
+`test_compiled_gradients.py` compares networks whose activations are computed again.
+"""
 
 import functools
 import math
@@ -58,8 +61,6 @@ NETWORKS = {
   "pre-activated plain": {"order": "full_preactivation", "shortcut": None, "stem": "imagenet"},
   "dilated without norm": {"output_stride": 1, "shortcut": "B", "norm": None, "use_bias": True},
 }
-# Those compared with activations computed again too.
-RECOMPUTED = ("paper", "pre-activated bottlenecks")
 
 
 def network(stage_sizes=None, **fields):
@@ -118,11 +119,6 @@ def test_a_scanned_network_is_the_unrolled_one(x64, name):
   assert np.abs(expected["logits"]).max() > 1e-3
   found = training_step(unrolled.clone(scan=True), stacked, x)
   assert_relatively_close(to_unrolled(found), expected)
-  if name in RECOMPUTED:
-    found = training_step(unrolled.clone(remat=True), variables, x)
-    assert_relatively_close(found, expected)
-    found = training_step(unrolled.clone(scan=True, remat=True), stacked, x)
-    assert_relatively_close(to_unrolled(found), expected)
 
 
 def test_a_scanned_network_evaluates_as_the_unrolled_one(x64):
@@ -450,8 +446,8 @@ def test_the_program_of_a_scanned_network_does_not_grow_with_its_depth():
   for of_20, of_1202 in zip(small, large, strict=True):
     assert of_20.count("\n") == of_1202.count("\n")
   assert "tensor<199x3x3x16x16xf32>" in large[1]
-  unrolled = lowered_step(create("resnet20"))[1].as_text()
-  assert unrolled.count("\n") > 1.4 * small[1].count("\n")
+  unrolled = lowered_step(create("resnet32"))[1].as_text()
+  assert unrolled.count("\n") > 1.4 * large[1].count("\n")
 
 
 @pytest.mark.long
