@@ -489,11 +489,26 @@ def assert_refused(network, fields, reasons):
 # The table.
 
 
+# Networks that differ in what refusals and equal programs depend on: block, stem, shortcut, order.
+# Of the others refusals are tested by default; their accepted cells, which take a minute to trace,
+# are combinations of options that the networks of pairs below have too.
+TRACED = ("resnet18", "preact_resnet164", "plain20", "vgg16")
+
+
 def cells():
-  for name in names():
-    for field, value, more in columns(type(small(name))):
+  different = {small(name): name for name in (*names(), *TRACED)}
+  for model, name in different.items():
+    for field, value, more in columns(type(model)):
+      refused = refusals(fields_of(model) | more | {field: value})
       others = "".join(f",{key}={said(val)}" for key, val in more.items())
-      yield pytest.param(name, field, value, more, id=f"{name}-{field}={said(value)}{others}")
+      yield pytest.param(
+        name,
+        field,
+        value,
+        more,
+        id=f"{name}-{field}={said(value)}{others}",
+        marks=() if name in TRACED or refused else pytest.mark.long,
+      )
 
 
 def said(value):
@@ -514,8 +529,8 @@ def test_the_same_network_is_traced_to_the_same_programs(name):
 
 
 @pytest.mark.parametrize("network", [ResNet, VGG])
-def test_every_value_is_accepted_by_some_network(network):
-  networks = {small(name) for name in names() if isinstance(small(name), network)}
+def test_every_value_is_accepted_by_some_network_of_the_default_tests(network):
+  networks = {small(name) for name in TRACED if isinstance(small(name), network)}
   accepted = {
     (field, said(value))
     for model, (field, value, more) in itertools.product(networks, columns(network))
@@ -601,7 +616,8 @@ def test_two_options_are_refused_exactly_for_the_reasons_of_the_table(block):
       type(model)(**fields)
 
 
-@pytest.mark.parametrize("block", TOGETHER)
+# Basic blocks are an option of the other network.
+@pytest.mark.parametrize("block", [pytest.param("basic", marks=pytest.mark.long), "bottleneck"])
 def test_every_two_options_that_are_accepted_work_together(block):
   # Many pairs in each network, so that few are traced; the next test tells which pair it was.
   model = TOGETHER[block]
@@ -640,6 +656,8 @@ COMPUTED = {
   ),
   "vgg": VGG((1, 2), width=4, hidden_features=(8, 8), num_classes=3),
 }
+# Of which the others are options.
+COMPUTED_BY_DEFAULT = ("bottleneck", "vgg")
 
 
 def computed():
@@ -647,12 +665,13 @@ def computed():
     targets = [
       more | {field: value}
       for field, value, more in columns(type(model))
-      # All activations in VGG, which compiles fastest; in the others two stand for them.
-      if kind == "vgg" or field != "activation" or value in ("gelu", "identity")
+      # Two activations stand for all, which `test_compiled_gradients.py` has.
+      if field != "activation" or value in ("gelu", "identity")
     ]
     accepted = [target for target in targets if not refusals(fields_of(model) | target)]
+    marks = () if kind in COMPUTED_BY_DEFAULT else pytest.mark.long
     for i, chosen in enumerate(covering(model, accepted)):
-      yield pytest.param(model, chosen, id=f"{kind}{i}")
+      yield pytest.param(model, chosen, id=f"{kind}{i}", marks=marks)
 
 
 def drawn(variables):

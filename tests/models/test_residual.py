@@ -266,8 +266,9 @@ def test_a_gate_within_a_residual_is_a_part_of_it():
   assert_close(residual.apply(variables, x), expected)
 
 
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+  ("block", "train"), [(BasicBlock, False), (BasicBlock, True), (BottleneckBlock, True)]
+)
 @pytest.mark.parametrize("order", PREACTIVATIONS)
 def test_the_jacobian_of_a_preactivation_unit_is_one_plus_that_of_its_branch(block, order, train):
   x = images(8, 3)
@@ -286,10 +287,10 @@ def test_the_jacobian_of_a_preactivation_unit_is_one_plus_that_of_its_branch(blo
   np.testing.assert_allclose(of_unit, np.eye(x.size) + of_branch, rtol=0, atol=1e-14)
 
 
-def test_a_gradient_reaches_the_first_unit_of_fifty_that_do_nothing():
+def test_a_gradient_reaches_the_first_unit_of_twenty_that_do_nothing():
   # 1603.05027, eq. 5: what comes in at the end arrives unchanged, whatever the depth.
   stage = Stage(
-    functools.partial(BasicBlock, order="full_preactivation", norm=evaluation_norm), 50, 4
+    functools.partial(BasicBlock, order="full_preactivation", norm=evaluation_norm), 20, 4
   )
   x = images(4, 3)
   variables = jax.tree.map(
@@ -470,9 +471,7 @@ def tiny(stage_sizes=(2, 2), **fields):
   ("order", "block", "train"),
   [
     ("original", "basic", True),
-    ("original", "bottleneck", False),
-    ("relu_only_preactivation", "basic", False),
-    ("relu_only_preactivation", "bottleneck", True),
+    ("relu_only_preactivation", "bottleneck", False),
   ],
 )
 def test_zero_init_residual_starts_every_block_as_its_shortcut(order, block, train):
@@ -595,17 +594,24 @@ def test_relu_only_preactivation_activates_once_at_start_and_end(stem):
   assert len(calls) == 1 + 3 * 2 + 1 - (stem == "cifar")
 
 
+@functools.cache
+def shapes_of_strided(block):
+  model = ResNet((2, 2, 2, 2), block, width=2)
+  x = jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
+  return jax.tree.map(jnp.shape, jax.eval_shape(model.init, jax.random.key(0), x))
+
+
 @pytest.mark.parametrize(
-  ("output_stride", "sizes", "dilations"),
+  ("block", "output_stride", "sizes", "dilations"),
   [
-    (None, (16, 8, 4, 2), (1, 1, 1, 1)),
-    (32, (16, 8, 4, 2), (1, 1, 1, 1)),
-    (16, (16, 8, 4, 4), (1, 1, 1, 2)),
-    (8, (16, 8, 8, 8), (1, 1, 2, 4)),
-    (4, (16, 16, 16, 16), (1, 2, 4, 8)),
+    ("basic", None, (16, 8, 4, 2), (1, 1, 1, 1)),
+    ("basic", 32, (16, 8, 4, 2), (1, 1, 1, 1)),
+    ("basic", 16, (16, 8, 4, 4), (1, 1, 1, 2)),
+    ("basic", 8, (16, 8, 8, 8), (1, 1, 2, 4)),
+    ("basic", 4, (16, 16, 16, 16), (1, 2, 4, 8)),
+    ("bottleneck", 8, (16, 8, 8, 8), (1, 1, 2, 4)),
   ],
 )
-@pytest.mark.parametrize("block", ["basic", "bottleneck"])
 def test_output_stride_dilates_instead_of_striding(block, output_stride, sizes, dilations):
   model = ResNet((2, 2, 2, 2), block, width=2, output_stride=output_stride)
   x = jnp.zeros((1, 64, 64, 3))
@@ -627,12 +633,9 @@ def test_output_stride_dilates_instead_of_striding(block, output_stride, sizes, 
   after = {"basic": 3, "bottleneck": 2}[block]
   expected = zip((1, *dilations), dilations, strict=False)
   assert found == [d for old, new in expected for d in [old] * before + [new] * after]
-  own = ResNet((2, 2, 2, 2), block, width=2)
-  shapes = jax.eval_shape(own.init, jax.random.key(0), x)
-  assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
+  assert jax.tree.map(jnp.shape, variables) == shapes_of_strided(block)
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize(
   "block",
   [
@@ -646,20 +649,20 @@ def test_output_stride_dilates_instead_of_striding(block, output_stride, sizes, 
   ids=lambda block: "-".join(block.values()),
 )
 def test_a_dilated_network_computes_the_features_of_the_strided_one_and_those_between(
-  block, output_stride
+  block,
 ):
   # Odd numbers of rows, 19 and 5, where a pooling's windows are cut off by the border.
-  size = 76 if "projection" in block else 64
+  size = 19 if "projection" in block else 16
 
   def features(**fields):
-    model = ResNet((1, 2, 2, 2), width=2, num_classes=0, dtype="float64", **block, **fields)
+    model = tiny((1, 1, 2, 2), width=2, num_classes=0, **block, **fields)
     variables = random_variables(model, images(3, size, 1))
     return jax.jit(functools.partial(model.apply, return_features=True))(
       variables, images(3, size, 1)
     )[1]
 
-  strided, dilated = features(), features(output_stride=output_stride)
-  assert dilated["stage4"].shape[1] == -(-size // output_stride)
+  strided, dilated = features(), features(output_stride=2)
+  assert dilated["stage4"].shape[1] == -(-size // 2)
   for name, feature in strided.items():
     step = -(-dilated[name].shape[1] // feature.shape[1])
     assert_close(dilated[name][:, ::step, ::step], feature)

@@ -1,4 +1,7 @@
-"""Equal blocks as one loop, and activations computed again: the same functions."""
+"""Equal blocks as one loop, and activations computed again: the same functions.
+
+`test_compiled_gradients.py` compares networks whose activations are computed again.
+"""
 
 import functools
 import math
@@ -30,40 +33,33 @@ from resnet_jax.training import TrainState
 # Each value of each field at least once, and those together that the loop could mix up.
 NETWORKS = {
   "paper": {},
-  "plain": {"shortcut": None, "transition": "last"},
-  "norm after addition": {"order": "norm_after_addition", "shortcut": "B", "transition": "last"},
+  "norm after addition": {
+    "order": "norm_after_addition",
+    "shortcut": "B",
+    "addition": "exclusive_gate",
+    "addition_parameters": (-1.0,),
+    "transition": "last",
+  },
   "ReLU before addition": {
     "order": "relu_before_addition",
     "shortcut": "C",
     "addition": "scaled",
     "addition_parameters": (0.7, 0.4),
+    "squeeze_excitation": 2,
   },
   "ReLU only": {"order": "relu_only_preactivation", "shortcut": "C", "transition": "last"},
-  "pre-activated": {"order": "full_preactivation"},
   "pre-activated bottlenecks": {
     "order": "full_preactivation",
     "shortcut": "B",
     "block": "bottleneck",
+    "groups": 2,
+    "stride_in": "3x3",
+    "addition": "shortcut_gate",
+    "addition_parameters": (-1.0,),
     "transition": "last",
   },
   "pre-activated plain": {"order": "full_preactivation", "shortcut": None, "stem": "imagenet"},
-  "bottlenecks": {"block": "bottleneck", "shortcut": "C", "groups": 2, "stride_in": "3x3"},
-  "exclusive gate": {
-    "addition": "exclusive_gate",
-    "addition_parameters": (-1.0,),
-    "shortcut": "B",
-    "transition": "last",
-  },
-  "shortcut gate": {
-    "addition": "shortcut_gate",
-    "addition_parameters": (-1.0,),
-    "order": "full_preactivation",
-    "shortcut": "B",
-    "transition": "last",
-  },
-  "squeeze-excitation": {"squeeze_excitation": 2, "block": "bottleneck", "shortcut": "B"},
-  "no norm": {"norm": None, "use_bias": True},
-  "dilated": {"output_stride": 1, "shortcut": "B"},
+  "dilated without norm": {"output_stride": 1, "shortcut": "B", "norm": None, "use_bias": True},
 }
 
 
@@ -116,21 +112,20 @@ def test_a_scanned_network_is_the_unrolled_one(x64, name):
   transition = fields.get("transition", "first")
   x = images(8 if fields.get("stem") == "imagenet" else 6)
   unrolled = network(**fields)
-  scanned = unrolled.clone(scan=True)
   variables = random_variables(unrolled, x)
   stacked = to_scanned(variables, transition)
   assert "blocks" in stacked["params"]["stage2"]
   expected = training_step(unrolled, variables, x)
-  found = training_step(scanned, stacked, x)
   assert np.abs(expected["logits"]).max() > 1e-3
-  assert_relatively_close({k: to_unrolled(tree) for k, tree in found.items()}, expected)
+  found = training_step(unrolled.clone(scan=True), stacked, x)
+  assert_relatively_close(to_unrolled(found), expected)
 
 
-@pytest.mark.parametrize("name", ["paper", "shortcut gate"])
-def test_a_scanned_network_evaluates_as_the_unrolled_one(x64, name):
-  unrolled, x = network(**NETWORKS[name]), images()
+def test_a_scanned_network_evaluates_as_the_unrolled_one(x64):
+  fields = NETWORKS["norm after addition"]
+  unrolled, x = network(**fields), images()
   variables = random_variables(unrolled, x)
-  stacked = to_scanned(variables, NETWORKS[name].get("transition", "first"))
+  stacked = to_scanned(variables, fields["transition"])
   expected = jax.jit(functools.partial(unrolled.apply, return_features=True))(variables, x)
   scanned = unrolled.clone(scan=True)
   assert_relatively_close(scanned.apply(stacked, x, return_features=True), expected)
@@ -187,27 +182,20 @@ def test_scanned_blocks_start_each_otherwise_and_alike_in_distribution():
   np.testing.assert_array_equal(blocks["norm1"]["scale"], np.ones((5, 16)))
 
 
-def optimizers():
-  return {
-    "momentum": optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9)),
-    "adam": optax.adamw(1e-3),
-    "schedule and clipping": optax.chain(
-      optax.clip_by_global_norm(1.0), optax.sgd(optax.cosine_decay_schedule(0.1, 10), momentum=0.9)
-    ),
-    "average": optax.chain(optax.sgd(0.1, momentum=0.9), optax.ema(0.9)),
-  }
-
-
-@pytest.mark.parametrize(
-  ("optimizer", "transition"),
-  [*((name, "first") for name in optimizers()), ("momentum", "last")],
-)
-def test_layouts_turn_states_of_optimizers_and_of_training(optimizer, transition):
+@pytest.mark.parametrize("transition", ["first", "last"])
+def test_layouts_turn_states_of_optimizers_and_of_training(transition):
+  # Every kind of state: counts, momenta, two moments, and averages.
+  transform = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.sgd(optax.cosine_decay_schedule(0.1, 10), momentum=0.9),
+    optax.adamw(1e-3),
+    optax.ema(0.9),
+  )
   model = network((1, 4), transition=transition, dtype="float32")
   x = images(8).astype(np.float32)
   variables = jax.tree.map(jnp.float32, random_variables(model, x))
-  transform = optimizers()[optimizer]
 
+  @jax.jit
   def state_of(variables):
     # A step, or all of the state is zeros, which no mistake would show in.
     state = transform.init(variables["params"])
@@ -331,28 +319,20 @@ def test_unrolling_keeps_arrays_of_numpy():
     assert block["a"].dtype == np.float64
 
 
-@pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("name", ["norm after addition", "pre-activated"])
+@pytest.mark.parametrize(
+  ("name", "remat"), [("norm after addition", False), ("pre-activated plain", True)]
+)
 def test_responses_are_the_same_of_either_layout(x64, name, remat):
   fields = NETWORKS[name]
   # More than nine blocks: their names sort otherwise than their numbers.
   model = network((1, 12), **fields)
-  x = images(4, 2)
+  x = images(8 if fields.get("stem") == "imagenet" else 4, 2)
   variables = random_variables(model, x)
   stacked = to_scanned(variables, fields.get("transition", "first"))
   expected = responses(model, variables, x, train=True)
   found = responses(model.clone(scan=True, remat=remat), stacked, x, train=True)
   assert list(found) == list(expected)
   assert_relatively_close(found, expected)
-
-
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("name", ["paper", "pre-activated bottlenecks", "exclusive gate"])
-def test_computing_activations_again_changes_nothing(x64, name, scan):
-  model, x = network(scan=scan, **NETWORKS[name]), images()
-  variables = random_variables(model, x)
-  expected = training_step(model, variables, x)
-  assert_relatively_close(training_step(model.clone(remat=True), variables, x), expected)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -402,7 +382,7 @@ def test_dropout_of_shortcuts_is_computed_again_with_the_mask_it_had(x64):
 
 def test_a_scanned_network_is_the_same_on_four_devices(x64):
   x = images(batch=8)
-  model = network(scan=True, remat=True)
+  model = network((3,), scan=True, remat=True)
   variables = random_variables(model, x)
   spread = model.clone(norm=functools.partial(BatchNorm, axis_name="devices"))
   mesh = Mesh(np.array(jax.devices()[:4]), ("devices",))
@@ -466,9 +446,8 @@ def test_the_program_of_a_scanned_network_does_not_grow_with_its_depth():
   for of_20, of_1202 in zip(small, large, strict=True):
     assert of_20.count("\n") == of_1202.count("\n")
   assert "tensor<199x3x3x16x16xf32>" in large[1]
-  unrolled = lowered_step(create("resnet20"))[1].as_text()
-  deeper = lowered_step(create("resnet32"))[1].as_text()
-  assert deeper.count("\n") > 1.4 * unrolled.count("\n")
+  unrolled = lowered_step(create("resnet32"))[1].as_text()
+  assert unrolled.count("\n") > 1.4 * large[1].count("\n")
 
 
 @pytest.mark.long
@@ -501,9 +480,8 @@ def abstract_arguments(model, batch, size):
   return variables["params"], variables, x
 
 
-@pytest.mark.parametrize("block", ["basic", "bottleneck"])
-@pytest.mark.parametrize("scan", [False, True])
-def test_remat_keeps_a_fraction_of_the_activations_for_the_backward_pass(scan, block):
+@pytest.mark.parametrize(("block", "scan"), [("basic", False), ("bottleneck", True)])
+def test_remat_keeps_a_fraction_of_the_activations_for_the_backward_pass(block, scan):
   def kept(remat):
     model = network((6, 6), block=block, shortcut="B", dtype="float32", scan=scan, remat=remat)
     arguments = abstract_arguments(model, 16, 16)
@@ -543,5 +521,6 @@ def test_scanned_and_rematerialised_a_step_takes_a_fraction_of_the_memory():
     return step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
   # Unrolled, XLA for CPUs merges the two computations in spite of the barriers, and saves nothing.
-  assert memory(scan=True, remat=True) < memory(scan=True) / 2
-  assert memory(scan=True, remat=True) < memory() / 2
+  least = memory(scan=True, remat=True)
+  assert least < memory(scan=True) / 2
+  assert least < memory() / 2

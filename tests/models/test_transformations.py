@@ -57,22 +57,6 @@ def build(name, norm=BatchNorm, activation=nn.relu):
   return modules[name]()
 
 
-ALL = (
-  "identity",
-  "zero padding",
-  "projection",
-  "residual",
-  "basic",
-  "bottleneck",
-  "stage",
-  "resnet",
-  "imagenet",
-  "vgg",
-)
-WITH_PARAMETERS = ALL[2:]
-WITH_NORM = ("projection", "basic", "bottleneck", "stage", "resnet", "imagenet", "vgg")
-
-
 def images(name, batch=BATCH):
   channels, size = (3, 8) if name in ("resnet", "imagenet", "vgg") else (4, 5)
   return np.random.default_rng(0).normal(size=(batch, size, size, channels))
@@ -111,13 +95,14 @@ def problem(name, **settings):
   return forward, params, x
 
 
-@pytest.mark.parametrize("name", ALL)
+# Networks are compared, with their gradients, in `test_compiled_gradients.py`.
+@pytest.mark.parametrize("name", ["identity", "zero padding", "residual"])
 def test_compiled_is_what_is_written(name):
   forward, params, x = problem(name)
   assert_close(jax.jit(forward)(params, x), forward(params, x))
 
 
-@pytest.mark.parametrize("name", WITH_PARAMETERS)
+@pytest.mark.parametrize("name", ["residual", "stage", "imagenet", "vgg"])
 def test_several_seeds_at_once_are_each_by_itself(name):
   module, arguments = build(name)
   x = images(name, 2)
@@ -139,9 +124,9 @@ def test_several_seeds_at_once_are_each_by_itself(name):
 @pytest.mark.parametrize(
   ("name", "kind"),
   [
-    *((name, "shard_map") for name in WITH_NORM),
-    *((name, "NamedSharding") for name in ("bottleneck", "stage", "resnet", "vgg")),
-    *((name, "pmap") for name in ("bottleneck", "resnet", "vgg")),
+    *((name, "shard_map") for name in ("basic", "stage", "imagenet")),
+    ("resnet", "NamedSharding"),
+    ("vgg", "pmap"),
   ],
 )
 def test_on_four_devices_a_network_is_that_of_one(name, kind):
@@ -202,8 +187,8 @@ def test_on_four_devices_a_network_is_that_of_one(name, kind):
 
 def test_a_gradient_may_be_taken_of_a_shard_map_as_a_whole():
   mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("devices",))
-  one, params, x = problem("resnet")
-  several, _, _ = problem("resnet", norm=functools.partial(BatchNorm, axis_name="devices"))
+  one, params, x = problem("basic")
+  several, _, _ = problem("basic", norm=functools.partial(BatchNorm, axis_name="devices"))
   outputs = jax.shard_map(
     lambda params, x: several(params, x)[0],
     mesh=mesh,
@@ -220,7 +205,9 @@ def test_a_gradient_may_be_taken_of_a_shard_map_as_a_whole():
   assert_close(*gradients)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+  "name", ["identity", "zero padding", "residual", "stage", "resnet", "imagenet", "vgg"]
+)
 def test_forward_and_reverse_derivative_are_that_of_finite_differences(name):
   forward, params, x = problem(name, activation=jnp.tanh)
   arguments = (params, x)
@@ -228,25 +215,22 @@ def test_forward_and_reverse_derivative_are_that_of_finite_differences(name):
   weights = direction(jax.eval_shape(forward, *arguments), 3)
 
   @jax.jit
-  def derivatives(arguments, tangents):
-    _, forwards = jax.jvp(forward, arguments, tangents)
-    _, pull_back = jax.vjp(forward, *arguments)
-    return inner(weights, forwards), inner(pull_back(weights), tangents)
-
-  @jax.jit
-  def shifted(distance):
+  def value_and_derivatives(distance):
     moved = jax.tree.map(lambda a, t: a + distance * t, arguments, tangents)
-    return inner(weights, forward(*moved))
+    value, forwards = jax.jvp(forward, moved, tangents)
+    _, pull_back = jax.vjp(forward, *moved)
+    return inner(weights, value), inner(weights, forwards), inner(pull_back(weights), tangents)
 
-  forwards, backwards = derivatives(arguments, tangents)
+  _, forwards, backwards = value_and_derivatives(0.0)
   np.testing.assert_allclose(forwards, backwards, rtol=1e-9)
   # The error is a few times small^2, beside what rounding leaves, 1e-16 / small.
   small = 1e-6
-  difference = (shifted(small) - shifted(-small)) / (2 * small)
+  (above, *_), (below, *_) = value_and_derivatives(small), value_and_derivatives(-small)
+  difference = (above - below) / (2 * small)
   np.testing.assert_allclose(forwards, difference, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["basic", "imagenet", "vgg"])
+@pytest.mark.parametrize("name", ["imagenet", "vgg"])
 def test_hessian_vector_products_agree_either_way_and_are_symmetric(name):
   forward, params, x = problem(name, activation=jnp.tanh)
   weights = direction(jax.eval_shape(forward, params, x)[0], 3)
@@ -256,14 +240,13 @@ def test_hessian_vector_products_agree_either_way_and_are_symmetric(name):
     return inner(weights, jnp.sin(forward(params, x)[0]))
 
   @jax.jit
-  def products(params, u, v):
-    def of(tangent):
-      return jax.jvp(jax.grad(loss), (params,), (tangent,))[1]
+  def products(tangent):
+    forward_over_reverse = jax.jvp(jax.grad(loss), (params,), (tangent,))[1]
+    reverse_over_forward = jax.grad(lambda p: jax.jvp(loss, (p,), (tangent,))[1])(params)
+    return forward_over_reverse, reverse_over_forward
 
-    reverse_over_forward = jax.grad(lambda p: jax.jvp(loss, (p,), (v,))[1])(params)
-    return of(u), of(v), reverse_over_forward
-
-  of_u, of_v, other = products(params, u, v)
+  of_u, _ = products(u)
+  of_v, other = products(v)
   scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(of_v))
   assert scale > 1e-2
   relative = jax.tree.map(lambda a, b: np.abs(a - b).max() / scale, of_v, other)
@@ -281,7 +264,7 @@ def test_hessian_vector_products_of_relu_networks_are_finite():
   assert any(np.any(leaf) for leaf in jax.tree.leaves(product))
 
 
-@pytest.mark.parametrize("name", ["bottleneck", "stage", "imagenet"])
+@pytest.mark.parametrize("name", ["bottleneck", "stage"])
 def test_computing_again_in_the_backward_pass_changes_nothing(name):
   forward, params, x = problem(name)
 
@@ -311,13 +294,12 @@ def test_linen_transforms_take_blocks_as_any_module(block):
     assert_close(Net(transform).apply(variables, x, mutable=["batch_stats"]), expected)
 
 
-@pytest.mark.parametrize("name", ["bottleneck", "stage", "resnet", "vgg"])
+@pytest.mark.parametrize("name", ["stage", "resnet"])
 def test_linen_vmap_makes_an_ensemble(name):
   norm = functools.partial(BatchNorm, use_running_average=True)
-  if name in ("resnet", "imagenet", "vgg"):
+  keywords = {}
+  if name == "resnet":
     norm, keywords = BatchNorm, {"train": False}
-  else:
-    keywords = {}
   module, _ = build(name, norm)
   x = images(name, 2)
   members = [random_variables(module, x + seed) for seed in range(2)]
@@ -344,12 +326,10 @@ def test_linen_vmap_makes_an_ensemble(name):
   assert_close(jax.jit(Ensemble().apply)(variables, x), np.stack(expected))
 
 
-@pytest.mark.parametrize(
-  "name", ["projection", "residual", "basic", "bottleneck", "stage", "resnet", "imagenet", "vgg"]
-)
+@pytest.mark.parametrize("name", ["residual", "stage", "imagenet", "vgg"])
 def test_an_exported_module_is_the_module_for_any_batch(name):
   norm = functools.partial(BatchNorm, use_running_average=True)
-  is_network = name in ("resnet", "imagenet", "vgg")
+  is_network = name in ("imagenet", "vgg")
   module, _ = build(name, BatchNorm if is_network else norm)
   x = images(name)
   variables = random_variables(module, x)
@@ -412,7 +392,7 @@ def fill(target, source):
       target[name] = content
 
 
-@pytest.mark.parametrize("name", ["residual", "bottleneck", "stage", "resnet", "vgg"])
+@pytest.mark.parametrize("name", ["residual", "bottleneck", "vgg"])
 def test_nnx_wraps_it_with_its_gradient(name):
   module, arguments = build(name)
   x = images(name)
