@@ -65,9 +65,7 @@ def test_the_last_line_is_one_object_with_the_figures(noise_folder, benchmark):
 @pytest.mark.long
 def test_peers_are_measured_on_the_same_examples(noise_imagenet, benchmark):
   pytest.importorskip("torch", reason="PyTorch, one of the peers, is not installed")
-  status, (line,), _ = benchmark(
-    *reading("imagenet2012", noise_imagenet), "--peers", "--json-only"
-  )
+  status, (line,), _ = benchmark(*reading("imagenet2012", noise_imagenet), "--peers", "--json-only")
   values = json.loads(line)
   assert status == 0
   assert values.keys() >= FIGURES

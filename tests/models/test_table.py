@@ -8,7 +8,6 @@ from resnet_jax.models import cost, create, image_shape, names, table
 from resnet_jax.models.cost import Cost
 from resnet_jax.models.table import catalog_table, layer_table
 
-
 SHORT = {"stage_sizes": (1, 2, 1, 2)}
 
 
