@@ -44,14 +44,14 @@ def benchmark(capsys):
   return run
 
 
-@pytest.fixture(scope="module")
-def dataset(noise_imagenet: pathlib.Path) -> tuple[str, ...]:
-  return ("input", "--dataset", "imagenet2012", "--data-dir", str(noise_imagenet))
+def reading(name: str, folder: pathlib.Path) -> tuple[str, ...]:
+  return ("input", "--dataset", name, "--data-dir", str(folder), *SMALL)
 
 
-def test_the_last_line_is_one_object_with_the_figures(dataset, benchmark):
+def test_the_last_line_is_one_object_with_the_figures(noise_folder, benchmark):
+  arguments = reading("folder", noise_folder)
   status, lines, _ = benchmark(
-    *dataset, *SMALL, "--scaling", "--step-ms", "1", "--config.data.streaming.short_side_max=300"
+    *arguments, "--scaling", "--step-ms", "1", "--config.data.streaming.short_side_max=300"
   )
   values = json.loads(lines[-1])
   assert status == 0
@@ -63,9 +63,9 @@ def test_the_last_line_is_one_object_with_the_figures(dataset, benchmark):
 
 
 @pytest.mark.long
-def test_peers_are_measured_on_the_same_examples(dataset, benchmark):
+def test_peers_are_measured_on_the_same_examples(noise_imagenet, benchmark):
   pytest.importorskip("torch", reason="PyTorch, one of the peers, is not installed")
-  status, (line,), _ = benchmark(*dataset, *SMALL, "--peers", "--json-only")
+  status, (line,), _ = benchmark(*reading("imagenet2012", noise_imagenet), "--peers", "--json-only")
   values = json.loads(line)
   assert status == 0
   assert values.keys() >= FIGURES

@@ -17,6 +17,7 @@ from resnet_jax.benchmarks.peers.benchmark import NETWORKS, PeersBenchmark, make
 from resnet_jax.benchmarks.peers.flax_resnet import FlaxResNet
 from resnet_jax.benchmarks.peers.summary import summarize
 from resnet_jax.benchmarks.side import Side
+from resnet_jax.models.config import ModelConfig
 from resnet_jax.models.platforms import for_platform
 from resnet_jax.weights.plain_arrays import flat
 from resnet_jax.weights.torch_names import tensor_name
@@ -127,10 +128,19 @@ def test_a_step_that_takes_a_known_time_in_the_background_is_reported_to_take_it
   assert answer["first_step_seconds"] >= 0.05
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+  """Has our side build a ResNet-8."""
+  monkeypatch.setattr(
+    ours, "ModelConfig", lambda name, fields: ModelConfig(name, fields | {"stage_sizes": (1, 1, 1)})
+  )
+
+
 @pytest.mark.parametrize(
   ("mode", "opener"),
   [("training", ours.work), ("inference", ours.work), ("inference", ours.folded)],
 )
+@pytest.mark.usefixtures("shallow")
 def test_images_are_those_of_all_devices(mode, opener):
   work = opener(task(mode=mode, batch_size=8))
   worker.warm_up(work)
@@ -138,7 +148,7 @@ def test_images_are_those_of_all_devices(mode, opener):
   report = work.report()
   assert (measured.images, measured.steps) == (24, 3)
   assert report["devices"] == f"{jax.device_count()} x cpu"
-  assert report["parameters"] == 269_722
+  assert report["parameters"] == 75_290
   if mode == "training":
     # Every step is one of SGD on the same batch: the network learns it by heart.
     assert report["last_loss"] < report["first_loss"]
@@ -146,6 +156,7 @@ def test_images_are_those_of_all_devices(mode, opener):
     assert report["last_loss"] is None
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_step_that_leaves_out_examples_is_no_measurement(monkeypatch):
   whole = ours._batch
 

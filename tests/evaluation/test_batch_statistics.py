@@ -99,10 +99,16 @@ def test_of_one_batch_evaluation_gives_what_training_gives(fields):
   batch = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
   variables = jax.jit(model.init)(jax.random.key(0), batch)
   network = measured(model)
-  moments = jax.jit(lambda v, x: batch_moments(network, v, x))(variables, batch)
+
+  @jax.jit
+  def computed(variables, batch):
+    moments = batch_moments(network, variables, batch)
+    trained, _ = model.apply(variables, batch, train=True, mutable=["batch_stats"])
+    evaluated = model.apply({**variables, "batch_stats": moments}, batch, train=False)
+    return moments, trained, evaluated
+
+  moments, trained, evaluated = computed(variables, batch)
   assert jax.tree.structure(moments) == jax.tree.structure(variables["batch_stats"])
-  trained, _ = model.apply(variables, batch, train=True, mutable=["batch_stats"])
-  evaluated = model.apply({**variables, "batch_stats": moments}, batch, train=False)
   np.testing.assert_allclose(evaluated, trained, rtol=1e-4, atol=1e-4)
 
 

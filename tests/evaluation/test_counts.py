@@ -1,4 +1,4 @@
-"""Ten thousand examples are ten thousand, however many there are at a time."""
+"""A thousand examples are a thousand, however many there are at a time."""
 
 import os
 import subprocess
@@ -22,19 +22,19 @@ class Linear(nn.Module):
 
 assert jax.device_count() == 3
 rng = np.random.default_rng(0)
-images, labels = rng.integers(0, 256, (10_000, 2, 2, 1), np.uint8), rng.integers(0, 7, 10_000)
+images, labels = rng.integers(0, 256, (1_000, 2, 2, 1), np.uint8), rng.integers(0, 7, 1_000)
 config = DataConfig("made", mean=(0.0,), resident=ResidentConfig(padding=0))
 arrays = dict.fromkeys(("train", "test"), (images, labels))
 dataset = resident_dataset("made", arrays, list("abcdefg"), config)
 split = dataset.splits["test"]
 kernel = rng.normal(size=(4, 7)).astype(np.float32)
 variables = {"params": {"Dense_0": {"kernel": kernel, "bias": np.zeros(7, np.float32)}}}
-errors = int(((images.reshape(10_000, 4) @ kernel).argmax(-1) != labels).sum())
+errors = int(((images.reshape(1_000, 4) @ kernel).argmax(-1) != labels).sum())
 placed = devices.replicate(variables)
 for batch_size in (1, 7, 256):
   passes = make_passes(Protocol(), split, StreamingConfig(), Linear(), batch_size)
   found = outcomes(score_split(passes, placed, jax.random.key(0)))
-  assert (found.examples, found.errors(1)) == (10_000, errors), batch_size
+  assert (found.examples, found.errors(1)) == (1_000, errors), batch_size
 print("counted", errors)
 """
 

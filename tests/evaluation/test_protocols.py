@@ -65,7 +65,7 @@ def small_resnet(**fields):
 
 def initial(model):
   """With logits of a few units, as a trained network has them."""
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
   variables["params"]["head"] = jax.tree.map(lambda leaf: leaf / 30, variables["params"]["head"])
   return devices.replicate(variables)
 
@@ -152,7 +152,8 @@ def test_center_is_the_crop_of_the_sizes_asked_for(dataset, crop, short_side):
   views = np.stack([crops_by_hand(i, short_side, crop)[4] for i in READABLE])
   # A mean image is subtracted from views of its size alone, else its colour.
   views -= MEAN if crop == 16 else MEAN.mean((0, 1))
-  expected = jax.nn.log_softmax(model.apply(variables, jnp.asarray(views, jnp.float32)))
+  logits = jax.jit(model.apply)(variables, jnp.asarray(views, jnp.float32))
+  expected = jax.nn.log_softmax(logits)
   np.testing.assert_allclose(scores.log_scores[READABLE], expected, atol=0.05)
 
 
@@ -166,7 +167,7 @@ def test_center_counts_what_training_counts(dataset):
 
 
 @pytest.mark.parametrize("protocol", ["center", "ten_crop", "dense"])
-@pytest.mark.parametrize("batch_size", [1, 7, 256])
+@pytest.mark.parametrize("batch_size", [1, 7])
 def test_every_example_counts_once_on_four_devices_whatever_the_batch_size(
   dataset, protocol, batch_size
 ):

@@ -14,7 +14,7 @@ from resnet_jax.models.cpu_convolution import Window, pointwise_as_dot
 from resnet_jax.models.platforms import for_platform, open_platform
 from resnet_jax.models.pooling import POOL_PADDINGS, max_pool_of_slices
 
-SIZES = [(4, 4), (5, 8), (7, 6)]
+SIZES = [(5, 8), (7, 6)]
 
 
 def images(size, channels=3, dtype=np.float64):
@@ -56,10 +56,9 @@ def assert_same_derivatives(function, reference, *arguments, rtol):
   jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=rtol, atol=rtol), *results)
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_1x1_convolution_is_a_matrix_product(x64, stride, size):
-  x, kernel = images(size), np.random.default_rng(2).normal(size=(1, 1, 3, 5))
+def test_a_1x1_convolution_is_a_matrix_product(x64, stride):
+  x, kernel = images((5, 8)), np.random.default_rng(2).normal(size=(1, 1, 3, 5))
   assert_same_derivatives(
     functools.partial(pointwise_as_dot, window=Window(stride)),
     functools.partial(reference_convolution, stride=stride),
@@ -102,8 +101,7 @@ def primitives(function, *arguments):
 
 
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
-@pytest.mark.parametrize("use_bias", [False, True])
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("stride", "use_bias"), [(1, False), (2, True)])
 def test_one_set_of_parameters_serves_either_path(monkeypatch, x64, stride, use_bias, padding):
   x = images((5, 6))
   conv = Conv(4, 1, stride, use_bias=use_bias, padding=padding)
@@ -167,8 +165,9 @@ def test_the_maximum_of_slices_is_max_pooling(x64, padding, size):
   )
 
 
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-@pytest.mark.parametrize("size", [(5, 8), (7, 6)])
+@pytest.mark.parametrize(
+  ("size", "dtype"), [((5, 8), "float64"), ((7, 6), "float64"), ((5, 8), "bfloat16")]
+)
 @pytest.mark.parametrize("padding", POOL_PADDINGS)
 def test_of_equal_values_the_first_has_the_gradient(x64, padding, size, dtype):
   @jax.jit
@@ -253,9 +252,13 @@ def test_max_pooling_of_less_than_a_window_is_refused(monkeypatch, padding, rows
   assert max_pool(jnp.zeros((1, rows + 1, 9, 1)), padding).shape[1] == 1
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+  ("size", "stride", "dtype"),
+  [
+    *((size, stride, "float32") for size in ((4, 4), *SIZES) for stride in (1, 2, 3)),
+    ((5, 8), 2, "bfloat16"),
+  ],
+)
 def test_average_pooling_means_over_what_is_within_the_image(size, stride, dtype):
   # PyTorch's AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False).
   x = jnp.asarray(images(size), dtype)

@@ -4,37 +4,41 @@ import re
 
 import pytest
 
-from resnet_jax.models import cost, create, image_shape, names
+from resnet_jax.models import cost, create, image_shape, names, table
+from resnet_jax.models.cost import Cost
 from resnet_jax.models.table import catalog_table, layer_table
+
+SHORT = {"stage_sizes": (1, 2, 1, 2)}
 
 
 def numbers(line):
   return [int(text.replace(",", "")) for text in re.findall(r"\d[\d,]*", line)]
 
 
-@pytest.fixture(scope="module")
-def catalog():
-  return catalog_table().splitlines()
+def test_the_catalog_has_a_line_for_each_network(monkeypatch):
+  monkeypatch.setattr(table, "cost", lambda *_: Cost(1, 2))
+  lines = catalog_table().splitlines()
+  assert [line.split()[0] for line in lines] == ["name", *names()]
 
 
-def test_the_catalog_has_a_line_for_each_network(catalog):
-  assert [line.split()[0] for line in catalog] == ["name", *names()]
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20", "preact_resnet164", "vgg16"])
-def test_the_catalog_says_what_cost_counts(catalog, name):
-  (line,) = (line for line in catalog if line.startswith(f"{name} "))
-  counted = cost(create(name), image_shape(name))
-  assert numbers(line)[-2:] == [counted.params, counted.macs]
+def test_the_catalog_says_what_cost_counts(monkeypatch):
+  few = ("resnet18", "resnet50", "resnet20", "preact_resnet110", "vgg16")
+  monkeypatch.setattr(table, "names", lambda: few)
+  _, *lines = catalog_table().splitlines()
+  counted = [cost(create(name), image_shape(name)) for name in few]
+  assert [numbers(line)[-2:] for line in lines] == [[each.params, each.macs] for each in counted]
 
 
 @pytest.mark.parametrize(
   ("name", "overrides"),
   [
     ("resnet50", {}),
-    ("resnet50", {"stem": "deep", "projection": "pool_conv", "squeeze_excitation": 16}),
-    ("resnet50", {"groups": 32, "width_per_group": 4, "output_stride": 8, "shortcut": "C"}),
-    ("preact_resnet200", {}),
+    ("resnet50", SHORT | {"stem": "deep", "projection": "pool_conv", "squeeze_excitation": 16}),
+    (
+      "resnet50",
+      SHORT | {"groups": 32, "width_per_group": 4, "output_stride": 8, "shortcut": "C"},
+    ),
+    ("preact_resnet200", SHORT),
     ("resnet20", {"addition": "exclusive_gate", "use_bias": True}),
     ("plain20", {"num_classes": 0}),
     ("resnet20", {"norm": None, "head": "none"}),

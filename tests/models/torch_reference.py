@@ -17,7 +17,7 @@ import pathlib
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -108,6 +108,7 @@ def torchvision_resnet(
   stride_in: str = "3x3",
   pool_padding: tuple[int, int] = (1, 1),
   shortcut: str | None = "B",
+  stage_sizes: tuple[int, ...] | None = None,
   **settings: Any,
 ) -> Reference:
   """A residual network of torchvision by name; the defaults are torchvision's own.
@@ -119,9 +120,10 @@ def torchvision_resnet(
     pool_padding: Before and after, of the max-pooling.
     shortcut: B, A (zeros instead of projections), C (projections everywhere), or None for a plain
       network.
+    stage_sizes: Blocks of each stage, if others than those of the name.
     **settings: Of torchvision's function.
   """
-  narrow = functools.partial(_NarrowResNet, width)
+  narrow = functools.partial(_NarrowResNet, width, stage_sizes=stage_sizes)
   with torch.device("meta"), mock.patch.object(torchvision.models.resnet, "ResNet", narrow):
     net = getattr(torchvision.models.resnet, name)(num_classes=CLASSES, **settings)
     net.maxpool = _MaxPool(pool_padding)
@@ -131,16 +133,21 @@ def torchvision_resnet(
       # so dilates as the others do, as in DeepLab's ResNet-101 (res4a_branch2b).
       for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
         for attribute in ("dilation", "padding"):
-          setattr(stage[0].conv2, attribute, getattr(stage[1].conv2, attribute))
+          setattr(stage[0].conv2, attribute, getattr(stage[-1].conv2, attribute))
     _replace_shortcuts(net, shortcut)
   return Reference(net, module_name, _resnet_features(4))
 
 
-def cifar_resnet(blocks: int, shortcut: str | None = "A", width: int = 16) -> Reference:
+def cifar_resnet(
+  *,
+  shortcut: str | None = "A",
+  width: int = 16,
+  stage_sizes: tuple[int, ...] = (3, 3, 3),
+) -> Reference:
   """torchvision's basic blocks in the three stages of section 4.2, after one 3x3 convolution."""
   basic = torchvision.models.resnet.BasicBlock
   with torch.device("meta"):
-    net = _NarrowResNet(width, basic, [blocks, blocks, blocks, 1], num_classes=CLASSES)
+    net = _NarrowResNet(width, basic, [*stage_sizes, 1], num_classes=CLASSES)
     net.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
     net.maxpool, net.layer4 = nn.Identity(), nn.Identity()
     net.fc = nn.Linear(4 * width, CLASSES)
@@ -155,6 +162,7 @@ def timm_resnet(
   stride_in: str = "3x3",
   pool_padding: tuple[int, int] = (1, 1),
   squeeze_excitation: bool = False,
+  stage_sizes: tuple[int, ...] | None = None,
   **settings: Any,
 ) -> Reference:
   """A residual network of timm by name, for example resnet50d; the defaults are timm's own.
@@ -166,11 +174,14 @@ def timm_resnet(
     pool_padding: Before and after, of the max-pooling.
     squeeze_excitation: Whether blocks have timm's `SEModule`, of reduction 16. Its inner channels
       are not rounded to a multiple of 8, as timm would.
+    stage_sizes: Blocks of each stage, if others than those of the name.
     **settings: Of timm's class.
   """
   if squeeze_excitation:
     attention = functools.partial(timm.layers.SEModule, rd_ratio=1 / 16, rd_divisor=1)
     settings["block_args"] = {"attn_layer": attention}
+  if stage_sizes is not None:
+    settings["layers"] = stage_sizes
   is_d = re.search(r"\dd(_|$)", name) is not None
   if is_d:
     settings["stem_width"] = width // 2
@@ -185,8 +196,8 @@ def timm_resnet(
 
 
 def preactivated_resnet(
-  sizes: tuple[int, ...],
   *,
+  stage_sizes: tuple[int, ...],
   basic: bool = False,
   width: int = 64,
   stride_in: str = "3x3",
@@ -197,7 +208,7 @@ def preactivated_resnet(
   """timm's ResNetV2 with batch norm, behind a stem that ends with norm, activation and pooling.
 
   Args:
-    sizes: Blocks of each stage.
+    stage_sizes: Blocks of each stage.
     basic: Whether blocks are basic ones, not bottlenecks.
     width: Channels of the stem.
     stride_in: The convolution of a bottleneck that strides; timm's own is 3x3.
@@ -210,10 +221,10 @@ def preactivated_resnet(
     "norm_layer": timm.layers.BatchNormAct2d,
   }
   expansion = 1 if basic else 4
-  channels = [expansion * width * 2**i for i in range(len(sizes))]
+  channels = [expansion * width * 2**i for i in range(len(stage_sizes))]
   with torch.device("meta"):
     net = timm.models.resnetv2.ResNetV2(
-      sizes,
+      stage_sizes,
       channels,
       CLASSES,
       stem_chs=width,
@@ -230,7 +241,7 @@ def preactivated_resnet(
       net.stem.pool = _MaxPool(pool_padding)
     _move_strides(net, stride_in)
     _replace_shortcuts(net, shortcut)
-  stages = {f"stage{i + 1}": f"stages.{i}" for i in range(len(sizes))}
+  stages = {f"stage{i + 1}": f"stages.{i}" for i in range(len(stage_sizes))}
   return Reference(net, preactivated_module_name, {"stem": "stem"} | stages)
 
 
@@ -267,9 +278,17 @@ def torchvision_vgg(
 class _NarrowResNet(torchvision.models.resnet.ResNet):
   """torchvision's network with `width` channels where its own has 64, and so on in proportion."""
 
-  def __init__(self, width: int, block: type[nn.Module], *args: Any, **settings: Any):
+  def __init__(
+    self,
+    width: int,
+    block: type[nn.Module],
+    layers: Sequence[int],
+    *,
+    stage_sizes: Sequence[int] | None = None,
+    **settings: Any,
+  ):
     self.width = width
-    super().__init__(block, *args, **settings)
+    super().__init__(block, list(stage_sizes or layers), **settings)
     self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
     self.bn1 = nn.BatchNorm2d(width)
     self.fc = nn.Linear(8 * width * block.expansion, self.fc.out_features)

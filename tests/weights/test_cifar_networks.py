@@ -41,7 +41,7 @@ class ZerosAtBothSides(torch.nn.Module):
 
 
 def network(blocks, width=16):
-  reference = cifar_resnet(blocks, width=width)
+  reference = cifar_resnet(stage_sizes=(blocks,) * 3, width=width)
   for stage, factor in ((reference.net.layer2, 2), (reference.net.layer3, 4)):
     stage[0].downsample = ZerosAtBothSides(factor * width)
   return reference

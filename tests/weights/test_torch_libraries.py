@@ -73,15 +73,15 @@ def folder(path, net, config):
 def test_torchvision_s_networks_give_the_same_logits_and_go_out_bit_equal(
   theirs, name, found, tmp_path
 ):
-  # resnet18 as it is, the others narrow.
-  width = {} if theirs == "resnet18" else {"width": 16}
-  reference, images = with_weights(torchvision_resnet(theirs, **width))
+  # resnet18 as it is, the others narrow and shallow.
+  fields = {} if theirs == "resnet18" else {"width": 16, "stage_sizes": (1, 1, 1, 2)}
+  reference, images = with_weights(torchvision_resnet(theirs, **fields))
   state = reference.net.state_dict()
   torch.save(state, tmp_path / "net.pth")
-  variables, info = convert("torchvision", tmp_path / "net.pth", name, width)
+  variables, info = convert("torchvision", tmp_path / "net.pth", name, fields)
   assert_same_logits(reference, images, variables, info)
-  fields = {"pool_padding": (1, 1), "num_classes": 10, "bn_epsilon": 1e-5} | found
-  assert info.model.overrides.items() >= fields.items()
+  found = {"pool_padding": (1, 1), "num_classes": 10, "bn_epsilon": 1e-5} | found
+  assert info.model.overrides.items() >= found.items()
   assert info.preprocessing.resize == 256
   save_torchvision(tmp_path / "out.safetensors", info.create(), variables)
   out = safetensors.torch.load_file(tmp_path / "out.safetensors")
@@ -89,7 +89,7 @@ def test_torchvision_s_networks_give_the_same_logits_and_go_out_bit_equal(
   for key, tensor in state.items():
     if not key.endswith("num_batches_tracked"):
       assert torch.equal(out[key], tensor)
-  again = torchvision_resnet(theirs, **width)
+  again = torchvision_resnet(theirs, **fields)
   again.net.to_empty(device="cpu").load_state_dict(out)
   logits = features_and_logits(again, images)["logits"]
   np.testing.assert_array_equal(logits, features_and_logits(reference, images)["logits"])
@@ -111,7 +111,7 @@ def assert_round_trip_is_bit_equal(name, folder, **width):
     np.testing.assert_array_equal(out[key], tensor.numpy(), strict=True)
 
 
-@pytest.mark.parametrize("depth", [34, 152])
+@pytest.mark.parametrize("depth", [34, pytest.param(152, marks=LONG)])
 def test_every_depth_goes_in_and_out_bit_equal(depth, tmp_path):
   assert_round_trip_is_bit_equal(f"resnet{depth}", tmp_path, width=8)
 
@@ -131,10 +131,11 @@ def test_every_depth_as_wide_as_it_is_goes_in_and_out_bit_equal(depth, tmp_path)
   ],
 )
 def test_timm_s_networks_give_the_same_logits(theirs, name, squeezes, width, found, tmp_path):
-  reference = timm_resnet(theirs, width=width, squeeze_excitation=squeezes)
+  fields = {"width": width, "stage_sizes": (1, 1, 1, 2)}
+  reference = timm_resnet(theirs, squeeze_excitation=squeezes, **fields)
   reference, images = with_weights(reference)
   path = folder(tmp_path / "net", reference.net, CONFIG)
-  variables, info = convert("timm", path, name, {"width": width})
+  variables, info = convert("timm", path, name, fields)
   assert_same_logits(reference, images, variables, info)
   assert info.model.overrides.items() >= found.items()
   preprocessing = info.preprocessing
