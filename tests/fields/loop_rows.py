@@ -22,6 +22,7 @@ from resnet_jax.training.restore import initial_state
 from resnet_jax.training.validation import make_validation
 
 SIX = {"length": "6 steps"}
+METRICS = ("accuracy", "loss", "ema_accuracy", "ema_loss", "top5_accuracy", "ema_top5_accuracy")
 # A wild rate, so that the metrics differ in which step is the best.
 UNSTEADY = SIX | {
   "evaluate_every": "1 steps",
@@ -180,7 +181,7 @@ ROWS = (
   ),
   Row(
     "checkpoint.metric",
-    ("accuracy", "loss", "ema_loss", "top5_accuracy"),
+    METRICS,
     saved,
     lambda metric: sorted({6, *best(metric, 2)}),
     UNSTEADY | {"checkpoint.keep": 1, "checkpoint.keep_best": 2},
