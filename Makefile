@@ -23,7 +23,7 @@ demo: $(VENV)/installed  ## trains ResNet-20 on handwritten digits and draws its
 	$(BIN)/resnet-jax evaluate --workdir runs/demo --split test
 
 test: check  ## checks style and types, and runs the tests
-	@echo "== Running the tests (all take about twenty minutes on two cores)"
+	@echo "== Running the tests (all take about twenty-five minutes on two cores)"
 	$(PYTEST) $(TESTS)
 
 check: $(VENV)/installed-$(EXTRAS)
