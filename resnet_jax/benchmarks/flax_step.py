@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from resnet_jax.benchmarks.peers.benchmark import describe_task
 from resnet_jax.benchmarks.peers.flax_resnet import FlaxResNet
+from resnet_jax.benchmarks.peers.jax_device import parameter_count
 from resnet_jax.errors import UserError
 from resnet_jax.training.build import Run
 
@@ -35,7 +36,7 @@ def with_flax_network(run: Run) -> Run:
   network = FlaxResNet(task)
   images = jnp.zeros((1, *image_shape))
   variables = jax.eval_shape(functools.partial(network.init, train=False), run.key, images)
-  ours, flax = (_count(each["params"]) for each in (run.variables, variables))
+  ours, flax = (parameter_count(each["params"]) for each in (run.variables, variables))
   if ours != flax:
     raise UserError(
       f"{name} has {ours:,} parameters and its plain Flax counterpart {flax:,}: leave out the "
@@ -43,7 +44,3 @@ def with_flax_network(run: Run) -> Run:
     )
   model: Any = network
   return dataclasses.replace(run, model=model, variables=variables)
-
-
-def _count(params: Any) -> int:
-  return sum(leaf.size for leaf in jax.tree.leaves(params))
